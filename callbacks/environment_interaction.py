@@ -1,0 +1,174 @@
+"""Collecting experience: the acting half of every learner."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torchmetrics import MeanMetric
+
+from rl_lightning.data.datamodules import ReplayDataModule
+from rl_lightning.errors import EnvironmentFault, UsageError
+from rl_lightning.evaluation import to_numpy, to_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rl_lightning.algorithms.module import Algorithm
+
+
+class EnvironmentInteraction(Callback):
+    """Steps the training environments, fills the replay buffer, counts environment steps, and ends the run by them.
+
+    Before the first batch it takes `learning_starts` steps of random actions; after each batch, `train_freq` steps of
+    the learner's policy. Every `log_every_n_steps` batches it logs one row: mean return and length of the episodes
+    that finished since the last row, the losses of the last gradient step, and the speed.
+
+    Attributes:
+        env_steps: environment steps taken so far, of all environments in all processes; resets are not steps.
+
+    Raises:
+        UsageError: where the trainer's datamodule is not a `ReplayDataModule`.
+        EnvironmentFault: where an environment or the policy breaks down; the message names the place.
+    """
+
+    def __init__(self) -> None:
+        self.env_steps = 0
+        self._returns, self._lengths = MeanMetric(), MeanMetric()  # of episodes finished since the last row
+        self._envs: VectorEnv[Any, Any, Any] | None = None
+        self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the environments, and take the random steps that learning starts from."""
+        data = _replay_data(trainer)
+        self._returns.to(pl_module.device)
+        self._lengths.to(pl_module.device)
+        self._envs = data.train_envs()
+        # a resumed run, and each process, sees new episodes
+        seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, self.env_steps])
+        env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
+        self._envs.action_space.seed(env_seeds.pop())
+        self._obs, _ = self._envs.reset(seed=env_seeds)
+        self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
+        if len(data.buffer) == 0:
+            for _ in range(-(-data.learning_starts // (data.num_envs * trainer.world_size))):
+                self._step(self._envs.action_space.sample(), trainer, data)
+        if trainer.world_size > 1:
+            torch.manual_seed(env_seeds[0])  # weights are equal by now; exploration noise must not be
+        if self._rng is not None:  # last, since everything above draws numbers
+            _set_rng(self._rng)
+            self._rng = None
+        self._row_started, self._row_env_steps = time.monotonic(), self.env_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Act, learn from it in the next batch; log when a row is due; stop at `total_env_steps`."""
+        data = _replay_data(trainer)
+        with acting(pl_module):
+            for _ in range(data.train_freq):
+                assert self._envs is not None
+                action = pl_module.act(to_tensor(self._obs, self._envs).to(pl_module.device))
+                self._step(to_numpy(action), trainer, data)
+        if self.env_steps >= data.total_env_steps:
+            trainer.should_stop = True
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop):
+            self._log_row(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: evaluation is not collection."""
+        self._validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock again."""
+        if self._envs is not None:
+            self._row_started += time.monotonic() - self._validation_started
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the environments, also after an error."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step counter, and the state of torch's random number generators."""
+        return {"env_steps": self.env_steps, "rng": _get_rng()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.env_steps, self._rng = state_dict["env_steps"], state_dict["rng"]
+
+    def _step(self, action: NDArray[Any], trainer: Trainer, data: ReplayDataModule) -> None:
+        """One step of every environment: store the transitions, then reset the environments that finished."""
+        assert self._envs is not None
+        if not np.isfinite(action).all():
+            raise EnvironmentFault(
+                f"the policy's action {action.tolist()} at environment step {self.env_steps} is not finite: "
+                "its network diverged; lower the learning rates or scale the reward"
+            )
+        next_obs, reward, terminated, truncated, _ = self._envs.step(action)
+        data.buffer.add(self._obs, action, reward, next_obs, terminated)
+        self.env_steps += data.num_envs * trainer.world_size
+        self._episode_return += reward
+        self._episode_length += 1
+        done = terminated | truncated
+        if done.any():
+            self._returns.update(torch.from_numpy(self._episode_return[done]).float())
+            self._lengths.update(torch.from_numpy(self._episode_length[done]).float())
+            self._episode_return[done], self._episode_length[done] = 0.0, 0
+            next_obs, _ = self._envs.reset(options={"reset_mask": done})
+        self._obs = next_obs
+
+    def _log_row(self, trainer: Trainer, algorithm: Algorithm) -> None:
+        now = time.monotonic()
+        row = {name: value.item() for name, value in algorithm.losses.items()}
+        row["time/env_steps_per_second"] = (self.env_steps - self._row_env_steps) / (now - self._row_started)
+        self._row_started, self._row_env_steps = now, self.env_steps
+        for name, metric in (("train/return", self._returns), ("train/episode_length", self._lengths)):
+            metric.update(0.0, weight=0.0)  # so that processes without a finished episode join the exchange
+            value = metric.compute().item()
+            metric.reset()
+            if not np.isnan(value):
+                row[name] = value
+                algorithm.log(name, value, prog_bar=name == "train/return", logger=False)  # to be monitored
+        for logger in trainer.loggers:
+            logger.log_metrics({"env_steps": self.env_steps, **row}, step=self.env_steps)
+            logger.save()
+
+
+@contextmanager
+def acting(module: LightningModule) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards the mode that was before."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
+
+
+def _replay_data(trainer: Trainer) -> ReplayDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, ReplayDataModule):
+        raise UsageError(f"datamodule={type(data).__name__} is not allowed: EnvironmentInteraction fills a ReplayDataModule")
+    return data
+
+
+def _get_rng() -> dict[str, torch.Tensor]:
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    return rng
+
+
+def _set_rng(rng: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(rng["cpu"])
+    if "cuda" in rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(rng["cuda"])

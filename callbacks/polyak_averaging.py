@@ -1,0 +1,51 @@
+"""Target networks that follow their online networks."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from rl_lightning.errors import require
+from rl_lightning.functional import polyak_update
+
+
+class PolyakAveraging(Callback):
+    """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps (Algorithm 4's last line).
+
+    It follows the pairs of the learner's `target_networks()`, parameters and buffers alike. `tau=1` copies.
+
+    Args:
+        tau: the weight of the online network, in (0, 1].
+        target_update_interval: gradient steps from one update to the next.
+
+    Raises:
+        UsageError: a value out of range.
+
+    Example::
+
+        Trainer(callbacks=[PolyakAveraging(tau=1.0, target_update_interval=1000)])  # a copy, now and then
+    """
+
+    def __init__(self, tau: float = 0.005, target_update_interval: int = 1) -> None:
+        require(0.0 < tau <= 1.0, "tau", tau, "give a number in (0, 1]")
+        require(target_update_interval >= 1, "target_update_interval", target_update_interval, "give 1 or more")
+        self.tau, self.target_update_interval = tau, target_update_interval
+        self.gradient_steps = 0
+
+    def on_gradient_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called by learners after every optimizer has stepped once."""
+        self.gradient_steps += 1
+        if self.gradient_steps % self.target_update_interval == 0:
+            for online, target in pl_module.target_networks():  # type: ignore[operator, union-attr]
+                polyak_update(_tensors(target), _tensors(online), self.tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The clock; τ and the interval are settings, and come from the run at hand."""
+        return {"gradient_steps": self.gradient_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.gradient_steps = state_dict["gradient_steps"]
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

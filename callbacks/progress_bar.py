@@ -1,0 +1,125 @@
+"""One progress bar for the whole run, in environment steps."""
+
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+
+
+class EnvStepsProgressBar(ProgressBar):
+    """Environment steps done and in total, steps per second, time left, latest training and evaluation return.
+
+    Evaluation outside of training shows the episodes played.
+
+    Args:
+        refresh_seconds: at least so long between two drawings.
+    """
+
+    def __init__(self, refresh_seconds: float = 0.5) -> None:
+        super().__init__()
+        self.refresh_seconds = refresh_seconds
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Draw nothing (Lightning does this on all processes but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draw again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
+        self._open("Training", "env step", total, pl_module.env_steps)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._advance_to(pl_module.env_steps)
+        if self._bar is not None and (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            self._show_returns(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._advance_to(pl_module.env_steps)
+        self._show_returns(trainer)
+        self._close()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._show_returns(trainer)
+        else:
+            self._close()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._open("Validating", "episode", trainer.datamodule.eval_episodes)  # type: ignore[attr-defined]
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        if trainer.state.fn == "validate":
+            self._advance_by(len(batch))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open("Testing", "episode", trainer.datamodule.test_episodes)  # type: ignore[attr-defined]
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        self._advance_by(len(batch))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open("Recording", "episode", trainer.datamodule.eval_episodes)  # type: ignore[attr-defined]
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        self._advance_by(len(batch))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _open(self, what: str, unit: str, total: int, done: int = 0) -> None:
+        if self._enabled:
+            self._bar = tqdm(
+                desc=what,
+                total=total,
+                initial=done,
+                unit=f" {unit}s",
+                mininterval=self.refresh_seconds,
+                dynamic_ncols=True,
+                file=sys.stdout,
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{unit} "
+                "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+            )
+
+    def _advance_by(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def _advance_to(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def _show_returns(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            metrics = {**trainer.callback_metrics}
+            shown = {"return": "train/return", "eval": "val/return_mean"}
+            self._bar.set_postfix(
+                {label: f"{metrics[name].item():.1f}" for label, name in shown.items() if name in metrics},
+                refresh=False,
+            )
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

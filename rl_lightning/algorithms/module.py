@@ -1,0 +1,203 @@
+"""What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import CatMetric
+
+from rl_lightning.callbacks import EnvironmentInteraction
+from rl_lightning.checkpoints import KEY, check_signature, keep_settings, load_checkpoint, signature
+from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.errors import UsageError
+from rl_lightning.evaluation import play_episodes, record_episode
+from rl_lightning.types import Episode, Transition
+
+Metrics = dict[str, Tensor]  # detached scalars, by the name they are logged under
+Gradients = list[tuple[Tensor, ...]]  # for each optimizer, in the order of `configure_optimizers`
+
+
+class Algorithm(LightningModule):
+    """The base of every learner, which brings its networks, `act`, `gradients` and `configure_optimizers`.
+
+    Lightning's training batch is one iteration of an algorithm's outer loop. It holds `updates` minibatches; for each
+    of them `training_step` takes `gradients`, and every optimizer steps with its own.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment, bounded dimensions in [-1, 1] (see `rl_lightning.make_env`).
+        compile: run `gradients` as one compiled graph; where that fails it runs eagerly, with one warning.
+
+    Attributes:
+        losses: metrics of the latest gradient step.
+    """
+
+    losses: Metrics
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], compile: bool = True) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.observation_space, self.action_space = observation_space, action_space
+        self.compile_gradients = compile
+        self._interaction = EnvironmentInteraction()
+        self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
+
+    @abstractmethod
+    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions for observations [B, *obs_shape], as the environments of `make_env` take them."""
+
+    @abstractmethod
+    def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
+        """The losses' metrics, and each optimizer's gradients, for one minibatch. Pure: it changes nothing."""
+
+    def target_networks(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs (online, target) for `PolyakAveraging` to follow."""
+        return []
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The callbacks this learner cannot run without, but for those the trainer has a subclass of."""
+        return [self._interaction] if self._is_needed(self._interaction) else []
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps taken so far."""
+        return next((c.env_steps for c in self.trainer.callbacks if isinstance(c, EnvironmentInteraction)), 0)  # type: ignore[attr-defined]
+
+    # Learning
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot train, then choose how `gradients` runs."""
+        if self.trainer.precision == "16-mixed":
+            raise UsageError(
+                "precision='16-mixed' is not allowed: its loss scaling belongs to backward(), and gradients are taken "
+                "without it; give 32-true or bf16-mixed"
+            )
+        self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
+
+    def training_step(self, batch: Transition, batch_idx: int) -> None:
+        """One iteration: a gradient step for each of the minibatches in `batch`, [updates, batch_size, ...]."""
+        for minibatch in zip(*batch, strict=True):
+            self.losses, gradients = self._gradients(Transition(*minibatch))
+            self._step_optimizers(gradients)
+
+    def _step_optimizers(self, gradients: Gradients) -> None:
+        """Step each optimizer with its own gradients, and each scheduler; then call `on_gradient_step_end`."""
+        for optimizer, own in zip(_as_list(self.optimizers()), gradients, strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        for scheduler in _as_list(self.lr_schedulers()):
+            scheduler.step()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hook := getattr(callback, "on_gradient_step_end", None):
+                hook(self.trainer, self)
+
+    def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.trainer.world_size == 1:
+            return gradients
+        mean = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        parts = mean.split([g.numel() for g in gradients])
+        return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
+
+    # Evaluation
+
+    def validation_step(self, seeds: Sequence[int], batch_idx: int) -> None:
+        """Play one episode for each seed with the deterministic policy."""
+        self._play(seeds)
+
+    def test_step(self, seeds: Sequence[int], batch_idx: int) -> None:
+        """Play one episode for each seed with the deterministic policy."""
+        self._play(seeds)
+
+    def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
+        """Record one episode for each seed, played with the deterministic policy."""
+        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the returns of all processes' episodes."""
+        self._log_episodes("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the returns of all processes' episodes."""
+        self._log_episodes("test")
+
+    def _act_deterministically(self, obs: Tensor) -> Tensor:
+        return self.act(obs.to(self.device), deterministic=True)
+
+    def _play(self, seeds: Sequence[int]) -> None:
+        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
+        self._eval_returns.update(returns)
+        self._eval_lengths.update(lengths.float())
+
+    def _log_episodes(self, stage: str) -> None:
+        returns, lengths = self._eval_returns.compute(), self._eval_lengths.compute()
+        self._eval_returns.reset()
+        self._eval_lengths.reset()
+        row = {
+            f"{stage}/return_mean": returns.mean(),
+            f"{stage}/return_std": returns.std(correction=0),
+            f"{stage}/episode_length_mean": lengths.mean(),
+            "env_steps": float(self.env_steps),
+        }
+        if self.trainer.state.fn == "fit":
+            row["step"] = float(self.env_steps)  # what Lightning takes for the loggers' x-axis
+        self.log_dict(row)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note whose checkpoint it is."""
+        checkpoint[KEY] = signature(self, self.observation_space, self.action_space)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
+        check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
+        keep_settings(checkpoint, self.configure_optimizers())
+
+    def load_weights(self, path: str | Path) -> None:
+        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh.
+
+        Args:
+            path: a file or URL.
+
+        Raises:
+            UsageError: where it is missing, damaged, not ours, or of another algorithm, other spaces or networks.
+        """
+        checkpoint = load_checkpoint(path, signature(self, self.observation_space, self.action_space))
+        try:
+            self.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split()[:40])
+            raise UsageError(
+                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with ({reason} ...)"
+            ) from error
+
+    def _is_needed(self, callback: Callback) -> bool:
+        kind = type(callback)
+        return not any(isinstance(c, kind) and type(c) is not kind for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def with_scheduler(optimizer: Optimizer, scheduler: LRSchedulerCallable | None) -> Any:
+    """An optimizer as `configure_optimizers` returns it, with its learning-rate scheduler if there is one."""
+    return {"optimizer": optimizer, "lr_scheduler": scheduler(optimizer)} if scheduler else {"optimizer": optimizer}
+
+
+def _as_list(items: Any) -> list[Any]:
+    """What `optimizers()` and `lr_schedulers()` return: none, one or several."""
+    if items is None:
+        return []
+    return items if isinstance(items, list) else [items]

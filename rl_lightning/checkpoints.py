@@ -1,0 +1,101 @@
+"""Checkpoints are data: tensors and primitives, read with `weights_only=True`, checked before they are used."""
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from rl_lightning.errors import UsageError
+from rl_lightning.types import State
+
+KEY = "rl_lightning"  # where a checkpoint says whose it is
+
+
+def signature(algorithm: object, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
+    """What a checkpoint must agree with: the algorithm's name, and both spaces as far as networks depend on them."""
+    return {
+        "algorithm": type(algorithm).__name__,
+        "observation_space": _describe(observation_space),
+        "action_space": _describe(action_space),
+    }
+
+
+def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
+    """Read a checkpoint of ours from a file or URL.
+
+    Args:
+        path: of a file that a run of this package saved.
+        expected: the `signature` it must carry.
+
+    Returns:
+        The checkpoint, on the CPU.
+
+    Raises:
+        UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
+    """
+    try:
+        checkpoint: State = (
+            torch.hub.load_state_dict_from_url(str(path), map_location="cpu", weights_only=True)
+            if str(path).startswith(("http://", "https://"))
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"checkpoint {str(path)!r} does not exist: give a file, like those under a run's checkpoints/"
+        ) from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"checkpoint {str(path)!r} cannot be read: it is truncated, or holds more than tensors and primitives; "
+            "give an intact file that rl_lightning saved"
+        ) from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
+        raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
+    check_signature(checkpoint[KEY], expected, str(path))
+    return checkpoint
+
+
+def check_signature(found: dict[str, str], expected: dict[str, str], path: str) -> None:
+    """Refuse a checkpoint whose `signature` is another.
+
+    Raises:
+        UsageError: naming what differs.
+    """
+    for what, value in expected.items():
+        if found.get(what) != value:
+            raise UsageError(
+                f"checkpoint {path!r} is of {what.replace('_', ' ')} {found.get(what)}, this run has {value}: "
+                "give a checkpoint of the same, or change env_id or model"
+            )
+
+
+def _describe(space: gym.Space[Any]) -> str:
+    # an observation's bounds do not reach the networks, and differ between versions of one environment
+    if isinstance(space, gym.spaces.Box):
+        return f"Box{tuple(space.shape)} {space.dtype}"
+    return str(space)
+
+
+def keep_settings(checkpoint: State, configured: Any) -> None:
+    """Make a checkpoint's optimizers and schedulers continue with this run's settings, in place.
+
+    Lightning would restore learning rates and the like along with the moments, over what a flag says now. Counters
+    and moments stay; a learning rate under way in a schedule keeps its ratio to the initial one.
+
+    Args:
+        checkpoint: to be restored.
+        configured: what `configure_optimizers` returns for this run.
+    """
+    optimizers = [entry["optimizer"] for entry in configured]
+    schedulers = [entry["lr_scheduler"] for entry in configured if "lr_scheduler" in entry]
+    for saved, optimizer in zip(checkpoint.get("optimizer_states", []), optimizers, strict=False):
+        for saved_group, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+            progress = saved_group["lr"] / saved_group.get("initial_lr", saved_group["lr"])
+            settings = {name: value for name, value in group.items() if name != "params"}
+            saved_group.update(settings, lr=group.get("initial_lr", group["lr"]) * progress)
+    for saved, scheduler in zip(checkpoint.get("lr_schedulers", []), schedulers, strict=False):
+        settings = {*inspect.signature(type(scheduler)).parameters, "base_lrs"} - {"last_epoch"}
+        for name in settings & set(saved):
+            del saved[name]

@@ -1,0 +1,168 @@
+"""Gymnasium environments: making, checking, seeding and rescaling them."""
+
+import difflib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import RescaleAction
+
+from rl_lightning.errors import EnvironmentFault, UsageError
+
+Vectorization = Literal["sync", "async"]
+
+
+class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuse what would poison learning in silence: wrong shapes, NaN and infinities, exceptions without a place.
+
+    Args:
+        env: the environment to watch.
+        index: its place in the vector of environments, named in the message.
+
+    Raises:
+        EnvironmentFault: from `reset` and `step`, naming the environment's index and its own step count.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
+        super().__init__(env)
+        self.index = index
+        self.steps = 0
+        self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__} in reset: {error}") from error
+        self._check_obs(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__}: {error}") from error
+        self._check_obs(obs)
+        if np.ndim(reward) != 0:
+            raise self._fault(f"returned a reward of shape {np.shape(reward)}; a scalar is needed")
+        if not np.isfinite(reward):
+            raise self._fault(f"returned reward {reward}; rewards must be finite")
+        return obs, float(reward), terminated, truncated, info
+
+    def _check_obs(self, obs: Any) -> None:
+        expected = self.observation_space.shape
+        if np.shape(obs) != expected:
+            raise self._fault(f"returned an observation of shape {np.shape(obs)}; its space says {expected}")
+        if not np.isfinite(obs).all():
+            raise self._fault(f"returned an observation with NaN or infinity: {np.asarray(obs).tolist()}")
+
+    def _fault(self, what: str) -> EnvironmentFault:
+        return EnvironmentFault(f"{self.place} at its step {self.steps} {what}".replace("\n", " "))
+
+
+def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> gym.Env[Any, Any]:
+    """Make one environment as learners see it: checked, and with every bounded action dimension in [-1, 1].
+
+    Args:
+        env_id: a registered Gymnasium id; ``module:Id`` imports `module` first.
+        env_kwargs: arguments of the environment itself.
+        index: its place among several, for messages.
+
+    Raises:
+        UsageError: an id that is not registered (with the nearest ones), a package that is not installed (with the
+            command that installs it), or arguments that the environment refuses.
+    """
+    try:
+        env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **dict(env_kwargs or {}))
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        extra = "mujoco" if "mujoco" in str(error).lower() else None
+        fix = f'pip install "rl_lightning[{extra}]"' if extra else f"install what it asks for ({_one_line(error)})"
+        raise UsageError(f"env_id={env_id!r} needs a package that is not installed: {fix}") from error
+    except gym.error.Error as error:
+        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "list them with `gymnasium.pprint_registry()`"
+        raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}"
+        ) from error
+    if isinstance(env.action_space, gym.spaces.Box) and _needs_rescaling(env.action_space):
+        env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return CheckedEnv(env, index)
+
+
+def make_vec_env(
+    env_id: str,
+    num_envs: int,
+    vectorization: Vectorization = "sync",
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VectorEnv[Any, Any, Any]:
+    """Make `num_envs` checked environments that step together, without autoreset.
+
+    A step returns the true last observation of an episode, and its caller resets just the finished environments
+    with ``reset(options={"reset_mask": done})``. So no row is ever a reset in disguise, and nothing is aliased.
+
+    Args:
+        env_id: a registered Gymnasium id.
+        num_envs: how many.
+        vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own.
+        env_kwargs: arguments of the environment itself.
+    """
+    env_fns = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
+    if vectorization == "async":
+        return AsyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
+    return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def check_vector_observation_space(space: gym.Space[Any], learner: str) -> int:
+    """The number of features of an observation; refuse spaces that `learner` has no encoder for.
+
+    Raises:
+        UsageError: anything but a Box of vectors (images included: they are three-dimensional).
+    """
+    if not isinstance(space, gym.spaces.Box):
+        raise UsageError(
+            f"observation space {_one_line(space)} is not supported by {learner}: a Box is needed; "
+            "wrap the environment with gymnasium.wrappers.FlattenObservation"
+        )
+    if len(space.shape) != 1:
+        raise UsageError(
+            f"observation space of shape {space.shape} is not supported by {learner}: one dimension is needed; "
+            "wrap the environment with gymnasium.wrappers.FlattenObservation"
+        )
+    return space.shape[0]
+
+
+def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
+    """The number of an action's dimensions; refuse spaces other than a Box with finite bounds in each.
+
+    Raises:
+        UsageError: Discrete and other spaces, and bounds that are infinite, NaN, or not low < high.
+    """
+    if not isinstance(space, gym.spaces.Box):
+        raise UsageError(
+            f"action space {_one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is needed; "
+            "choose another environment or a learner for discrete actions"
+        )
+    if len(space.shape) != 1:
+        raise UsageError(f"action space of shape {space.shape} is not supported by {learner}: one dimension is needed")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+        raise UsageError(
+            f"action space Box(low={space.low.tolist()}, high={space.high.tolist()}) is not supported by {learner}: "
+            "finite bounds with low < high are needed in every dimension; "
+            "wrap the environment with gymnasium.wrappers.ClipAction or give its space bounds"
+        )
+    return space.shape[0]
+
+
+def _needs_rescaling(space: gym.spaces.Box) -> bool:
+    finite = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
+    return finite and not ((space.low == -1.0).all() and (space.high == 1.0).all())
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())

@@ -1,0 +1,25 @@
+"""The two kinds of error that are the user's to mend, each one line long."""
+
+
+class UsageError(ValueError):
+    """Refused input: the message names the key or object, its value, what is allowed and the fix."""
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment that broke its contract during a run: which one, at which step, and how."""
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuse `value` for the setting `key` unless `condition` holds.
+
+    Args:
+        condition: what must be true of the value.
+        key: the setting as the user spells it, e.g. ``gamma``.
+        value: what was given.
+        allowed: what is accepted, and the fix where it is not the same thing.
+
+    Raises:
+        UsageError: where `condition` is false.
+    """
+    if not condition:
+        raise UsageError(f"{key}={value!r} is not allowed: {allowed}")
