@@ -95,7 +95,7 @@ class EnvStepsProgressBar(ProgressBar):
                 total=total,
                 initial=done,
                 unit=f" {unit}s",
-                mininterval=self.refresh_seconds,
+                mininterval=self.refresh_seconds if sys.stdout.isatty() else 60.0,  # a log file keeps every drawing
                 dynamic_ncols=True,
                 file=sys.stdout,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{unit} "

@@ -187,8 +187,10 @@ class Algorithm(LightningModule):
             ) from error
 
     def _is_needed(self, callback: Callback) -> bool:
+        """Whether the trainer has neither this one (from an earlier fit) nor a subclass that the user put in its place."""
         kind = type(callback)
-        return not any(isinstance(c, kind) and type(c) is not kind for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        return not any(c is callback or (isinstance(c, kind) and type(c) is not kind) for c in present)
 
 
 def with_scheduler(optimizer: Optimizer, scheduler: LRSchedulerCallable | None) -> Any:

@@ -1,0 +1,5 @@
+"""`python -m rl_lightning` is `rl-lightning`."""
+
+from rl_lightning.cli import main
+
+main()

@@ -1,0 +1,242 @@
+"""The command line: LightningCLI with every space linked from data to model, and a folder of its own for every run."""
+
+import logging
+import netrc
+import os
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from rl_lightning.algorithms.module import Algorithm
+from rl_lightning.callbacks import EnvStepsProgressBar
+from rl_lightning.checkpoints import load_checkpoint, signature
+from rl_lightning.errors import EnvironmentFault, UsageError, require
+from rl_lightning.parser import OneLineErrorParser, config_files_first
+
+DEFAULTS = {
+    "checkpoint.monitor": "val/return_mean",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "best",
+    "checkpoint.save_last": True,
+    "trainer.default_root_dir": "runs",
+    "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.logger": {
+        "class_path": "lightning.pytorch.loggers.WandbLogger",
+        "init_args": {"offline": True, "project": "rl_lightning"},
+    },
+}
+
+
+class RLCLI(LightningCLI):
+    """`rl-lightning fit|validate|test|predict`; see `rl-lightning fit --help`.
+
+    What can be refused is refused before the run folder exists. `fit` ends with an evaluation of the final policy and
+    the commands that go on from there; `predict` saves the episodes it records.
+
+    Args:
+        args: the command line without the program's name; by default the process's.
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.run_dir: Path | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=SaveRunConfig,
+            parser_class=OneLineErrorParser,
+            parser_kwargs={"parser_mode": "omegaconf", "allow_abbrev": False},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse with flags over config files, wherever on the line they stand."""
+        self.config = parser.parse_args(config_files_first(sys.argv[1:] if args is None else args))
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, but for `weights_only`: checkpoints are never read any other way."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the checkpoint's settings, our defaults, and the links from data to model."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(DEFAULTS)
+        for space in ("observation_space", "action_space"):
+            parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
+
+    # Before the run folder exists
+
+    def before_instantiate_classes(self) -> None:
+        """Check what needs no objects, and tell the loggers the name of the folder to come."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        require(
+            config.trainer.precision != "16-mixed",
+            "trainer.precision",
+            "16-mixed",
+            "its loss scaling belongs to backward(), which is never called; give 32-true or bf16-mixed",
+        )
+        if self.subcommand in ("validate", "test") or config.trainer.fast_dev_run:
+            config.trainer.logger = False  # looking at a checkpoint leaves nothing behind
+            return
+        self.run_dir = _new_run_dir(config)
+        for logger in _as_list(config.trainer.logger):
+            _place_logger(logger, self.run_dir)
+
+    def instantiate_trainer(self, **overrides: Any) -> Trainer:
+        """Check the checkpoint against the model; only then make the run folder, and the trainer."""
+        assert self.subcommand is not None
+        config = self.config_init[self.subcommand]
+        if config.ckpt_path is not None:
+            self._check_checkpoint(config.ckpt_path)
+        overrides["callbacks"] = [*_as_list(config.trainer.callbacks), EnvStepsProgressBar()]
+        if self.run_dir is not None:
+            self.run_dir.mkdir(parents=True)
+            csv_logger = CSVLogger(str(self.run_dir), name="", version="")  # first: it gives the trainer its log_dir
+            _ = csv_logger.experiment  # opened while the folder is empty, or it warns of old files
+            overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]
+        return super().instantiate_trainer(**overrides)
+
+    def _check_checkpoint(self, path: str) -> None:
+        """Refuse a checkpoint that the trainer would fail on later, with the run folder already made."""
+        if not isinstance(self.model, Algorithm):
+            return  # a LightningModule of the user's own, whose checkpoints are Lightning's
+        checkpoint = load_checkpoint(path, signature(self.model, self.model.observation_space, self.model.action_space))
+        env_steps = checkpoint["callbacks"].get("EnvironmentInteraction", {}).get("env_steps", 0)
+        total = getattr(self.datamodule, "total_env_steps", None)
+        if self.subcommand == "fit" and total is not None:
+            require(
+                env_steps < total,
+                "data.total_env_steps",
+                total,
+                f"checkpoint {path!r} has {env_steps} environment steps behind it already; give more than that",
+            )
+
+    # Running
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # checkpoints are data; without this Lightning reads one from a URL as a pickle, which can run code
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def after_fit(self) -> None:
+        """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
+        if self.run_dir is None:
+            return
+        [result] = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.trainer.is_global_zero:
+            print(_report(self.run_dir, self.trainer, result))
+
+    def predict(self, **arguments: Any) -> None:
+        """Record episodes and save them as a list of dicts of tensors."""
+        batches = self.trainer.predict(**arguments)
+        assert batches is not None and self.run_dir is not None
+        episodes = [episode._asdict() for batch in batches for episode in batch]
+        path = self.run_dir / "episodes.pt"
+        torch.save(episodes, path)
+        print(f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})")
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved `config.yaml` in the run folder, and shows W&B the same settings."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it where there is a run folder: looking at a checkpoint makes none."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show W&B the settings."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+
+
+def _new_run_dir(config: Namespace) -> Path:
+    """A name that no other run has or gets: <root>/<algorithm>-<environment>/<time>-<random>."""
+    algorithm = config.model.class_path.rsplit(".", 1)[-1]
+    env_id = config.data.init_args.get("env_id", "data").rsplit(":", 1)[-1].replace("/", "-")
+    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
+
+
+def _place_logger(logger: Namespace, run_dir: Path) -> None:
+    """Keep a logger's files in the run folder, and W&B from asking for a login."""
+    if logger.init_args.get("save_dir") in (None, "."):
+        logger.init_args.save_dir = str(run_dir)
+    if logger.class_path.rsplit(".", 1)[-1] != "WandbLogger":
+        return
+    logger.init_args.name = logger.init_args.name or f"{run_dir.parent.name}/{run_dir.name}"
+    if logger.init_args.offline:
+        os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so do we
+    elif os.environ.get("WANDB_MODE", "online") == "online" and not _wandb_credentials():
+        raise UsageError(
+            "trainer.logger.offline=False is not allowed without W&B credentials: run `wandb login` first or set "
+            "WANDB_API_KEY, or leave it offline and `wandb sync` the run later"
+        )
+
+
+def _wandb_credentials() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str:
+    """What `fit` prints last."""
+    checkpoints, config = run_dir / "checkpoints", run_dir / "config.yaml"
+    episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
+    lines = [
+        f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
+        f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
+        f"Run folder        {run_dir}",
+        f"Look at it        column -s, -t < {run_dir / 'metrics.csv'} | less -S",
+    ]
+    lines += [f"  in W&B          wandb sync {path}" for path in sorted(run_dir.glob("wandb/offline-run-*"))]
+    lines += [
+        f"Resume it         rl-lightning fit -c {config} --ckpt_path={checkpoints / 'last.ckpt'} "
+        f"--data.total_env_steps={2 * trainer.datamodule.total_env_steps}",  # type: ignore[attr-defined]
+        f"Evaluate its best rl-lightning test -c {config} --ckpt_path={checkpoints / 'best.ckpt'}",
+    ]
+    return "\n".join(lines)
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Lightning's settings that take one item, several, or none (False and True included)."""
+    if isinstance(value, list):
+        return value
+    return [] if value in (None, False, True) else [value]
+
+
+def main(args: list[str] | None = None) -> None:
+    """The program `rl-lightning`: errors that are the user's to mend end it with one line and exit code 1."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
+    try:
+        RLCLI(args)
+    except (UsageError, EnvironmentFault) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
