@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.callbacks import EnvStepsProgressBar
@@ -84,7 +85,7 @@ class RLCLI(LightningCLI):
     # Before the run folder exists
 
     def before_instantiate_classes(self) -> None:
-        """Check what needs no objects, and tell the loggers the name of the folder to come."""
+        """Check what needs no objects, and tell the loggers of the folder to come."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         require(
@@ -93,12 +94,14 @@ class RLCLI(LightningCLI):
             "16-mixed",
             "its loss scaling belongs to backward(), which is never called; give 32-true or bf16-mixed",
         )
-        if self.subcommand in ("validate", "test") or config.trainer.fast_dev_run:
-            config.trainer.logger = False  # looking at a checkpoint leaves nothing behind
-            return
-        self.run_dir = _new_run_dir(config)
+        if self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
+            self.run_dir = _new_run_dir(config)
+        if self.subcommand != "fit" or self.run_dir is None:
+            config.trainer.logger = False  # looking at a checkpoint leaves no logs behind
         for logger in _as_list(config.trainer.logger):
-            _place_logger(logger, self.run_dir)
+            _check_logger(logger)
+            # in the run folder, also where the config is another run's
+            logger.init_args.save_dir = str(self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
@@ -107,8 +110,9 @@ class RLCLI(LightningCLI):
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         overrides["callbacks"] = [*_as_list(config.trainer.callbacks), EnvStepsProgressBar()]
-        if self.run_dir is not None:
+        if self.run_dir is not None and rank_zero_only.rank == 0:
             self.run_dir.mkdir(parents=True)
+        if self.run_dir is not None and self.subcommand == "fit":
             csv_logger = CSVLogger(str(self.run_dir), name="", version="")  # first: it gives the trainer its log_dir
             _ = csv_logger.experiment  # opened while the folder is empty, or it warns of old files
             overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]
@@ -176,15 +180,12 @@ def _new_run_dir(config: Namespace) -> Path:
     return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
 
 
-def _place_logger(logger: Namespace, run_dir: Path) -> None:
-    """Keep a logger's files in the run folder, and W&B from asking for a login."""
-    if logger.init_args.get("save_dir") in (None, "."):
-        logger.init_args.save_dir = str(run_dir)
+def _check_logger(logger: Namespace) -> None:
+    """Keep W&B from asking for a login, which nobody may be there to answer."""
     if logger.class_path.rsplit(".", 1)[-1] != "WandbLogger":
         return
-    logger.init_args.name = logger.init_args.name or f"{run_dir.parent.name}/{run_dir.name}"
     if logger.init_args.offline:
-        os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so do we
+        os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so does the report
     elif os.environ.get("WANDB_MODE", "online") == "online" and not _wandb_credentials():
         raise UsageError(
             "trainer.logger.offline=False is not allowed without W&B credentials: run `wandb login` first or set "
@@ -232,6 +233,7 @@ def main(args: list[str] | None = None) -> None:
     """The program `rl-lightning`: errors that are the user's to mend end it with one line and exit code 1."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
+    sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     try:
         RLCLI(args)
     except (UsageError, EnvironmentFault) as error:
