@@ -36,7 +36,7 @@ class PolyakAveraging(Callback):
         """Called by learners after every optimizer has stepped once."""
         self.gradient_steps += 1
         if self.gradient_steps % self.target_update_interval == 0:
-            for online, target in pl_module.target_networks():  # type: ignore[operator, union-attr]
+            for online, target in pl_module.target_networks():  # type: ignore[operator]
                 polyak_update(_tensors(target), _tensors(online), self.tau)
 
     def state_dict(self) -> dict[str, Any]:

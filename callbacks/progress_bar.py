@@ -1,11 +1,16 @@
 """One progress bar for the whole run, in environment steps."""
 
+from __future__ import annotations
+
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from rl_lightning.algorithms.module import Algorithm
 
 
 class EnvStepsProgressBar(ProgressBar):
@@ -31,18 +36,18 @@ class EnvStepsProgressBar(ProgressBar):
         """Draw again."""
         self._enabled = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
         total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
         self._open("Training", "env step", total, pl_module.env_steps)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._advance_to(pl_module.env_steps)
         if self._bar is not None and (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self._show_returns(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
         self._advance_to(pl_module.env_steps)
         self._show_returns(trainer)
         self._close()

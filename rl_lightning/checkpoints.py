@@ -96,6 +96,5 @@ def keep_settings(checkpoint: State, configured: Any) -> None:
             settings = {name: value for name, value in group.items() if name != "params"}
             saved_group.update(settings, lr=group.get("initial_lr", group["lr"]) * progress)
     for saved, scheduler in zip(checkpoint.get("lr_schedulers", []), schedulers, strict=False):
-        settings = {*inspect.signature(type(scheduler)).parameters, "base_lrs"} - {"last_epoch"}
-        for name in settings & set(saved):
-            del saved[name]
+        for name in {*inspect.signature(type(scheduler)).parameters, "base_lrs"} - {"last_epoch"}:
+            saved.pop(name, None)

@@ -110,7 +110,7 @@ class RLCLI(LightningCLI):
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         overrides["callbacks"] = [*_as_list(config.trainer.callbacks), EnvStepsProgressBar()]
-        if self.run_dir is not None and rank_zero_only.rank == 0:
+        if self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
             self.run_dir.mkdir(parents=True)
         if self.run_dir is not None and self.subcommand == "fit":
             csv_logger = CSVLogger(str(self.run_dir), name="", version="")  # first: it gives the trainer its log_dir
@@ -207,17 +207,16 @@ def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str
     """What `fit` prints last."""
     checkpoints, config = run_dir / "checkpoints", run_dir / "config.yaml"
     episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
+    total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
     lines = [
         f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
         f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
-        f"Run folder        {run_dir}",
-        f"Look at it        column -s, -t < {run_dir / 'metrics.csv'} | less -S",
-    ]
-    lines += [f"  in W&B          wandb sync {path}" for path in sorted(run_dir.glob("wandb/offline-run-*"))]
-    lines += [
-        f"Resume it         rl-lightning fit -c {config} --ckpt_path={checkpoints / 'last.ckpt'} "
-        f"--data.total_env_steps={2 * trainer.datamodule.total_env_steps}",  # type: ignore[attr-defined]
-        f"Evaluate its best rl-lightning test -c {config} --ckpt_path={checkpoints / 'best.ckpt'}",
+        f"Run folder: {run_dir}",
+        f"  look      column -s, -t < {run_dir / 'metrics.csv'} | less -S",
+        *(f"  W&B       wandb sync {path}" for path in sorted(run_dir.glob("wandb/offline-run-*"))),
+        f"  resume    rl-lightning fit -c {config} --ckpt_path={checkpoints / 'last.ckpt'} "
+        f"--data.total_env_steps={2 * total}",
+        f"  evaluate  rl-lightning test -c {config} --ckpt_path={checkpoints / 'best.ckpt'}",
     ]
     return "\n".join(lines)
 
@@ -232,6 +231,7 @@ def _as_list(value: Any) -> list[Any]:
 def main(args: list[str] | None = None) -> None:
     """The program `rl-lightning`: errors that are the user's to mend end it with one line and exit code 1."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     try:

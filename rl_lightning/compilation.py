@@ -20,6 +20,8 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
     compiled = torch.compile(function, fullgraph=True, dynamic=False)
+    # patched here and not globally: other people's compiled code keeps its own setting
+    tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
     failed = False
 
     @functools.wraps(function)
@@ -27,13 +29,14 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
         nonlocal failed
         if not failed:
             try:
-                # patched here and not globally: other people's compiled code keeps its own setting
-                with torch._dynamo.config.patch(trace_autograd_ops=True):
+                with tracing_autograd:
                     return compiled(*args)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
                 failed = True
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"gradients run eagerly, about 1.5 times slower: compiling failed ({reason})", stacklevel=2)
+                warnings.warn(
+                    f"gradients run eagerly, about 1.5 times slower: compiling failed ({reason})", stacklevel=2
+                )
         return function(*args)
 
     return call

@@ -87,9 +87,7 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         hint = f"did you mean {' or '.join(near)}?" if near else "list them with `gymnasium.pprint_registry()`"
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
     except (TypeError, AssertionError, ValueError) as error:
-        raise UsageError(
-            f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}"
-        ) from error
+        raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}") from error
     if isinstance(env.action_space, gym.spaces.Box) and _needs_rescaling(env.action_space):
         env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return CheckedEnv(env, index)

@@ -28,7 +28,7 @@ def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]
         The undiscounted returns of raw rewards, float32, and the lengths in environment steps, int64; both [len(seeds)].
     """
     episodes = len(seeds)
-    obs, _ = envs.reset(seed=[*seeds, *[None] * (envs.num_envs - episodes)])
+    obs, _ = _reset(envs, seeds)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
     running = np.ones(episodes, dtype=bool)
     while running.any():
@@ -44,7 +44,7 @@ def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]
 
 def record_episode(act: Act, envs: VectorEnv[Any, Any, Any], seed: int) -> Episode:
     """Play one whole episode in the first of `envs` and return all of it."""
-    obs, _ = envs.reset(seed=[seed, *[None] * (envs.num_envs - 1)])
+    obs, _ = _reset(envs, [seed])
     observations, actions, rewards = [obs[0]], [], []
     terminated = truncated = np.zeros(envs.num_envs, dtype=bool)
     while not (terminated[0] or truncated[0]):
@@ -61,6 +61,11 @@ def record_episode(act: Act, envs: VectorEnv[Any, Any, Any], seed: int) -> Episo
         reward=torch.from_numpy(np.stack(rewards)).float(),
         terminated=bool(terminated[0]),
     )
+
+
+def _reset(envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> Any:
+    """Reset all; those beyond the seeds, to which nobody listens, without one."""
+    return envs.reset(seed=[*seeds, *[None] * (envs.num_envs - len(seeds))])  # type: ignore[arg-type]
 
 
 def to_tensor(obs: NDArray[Any], envs: VectorEnv[Any, Any, Any]) -> Tensor:

@@ -72,10 +72,11 @@ def squashed_gaussian_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tens
 def polyak_update(target: list[Tensor], online: list[Tensor], tau: float) -> None:
     """ψ̄ ← τ ψ + (1 − τ) ψ̄ in place, tensor by tensor; integer tensors (step counts) are copied."""
     with torch.no_grad():
-        for old, new in zip(target, online, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, tau)
-            else:
+        pairs = list(zip(target, online, strict=True))
+        if floating := [pair for pair in pairs if pair[0].is_floating_point()]:
+            torch._foreach_lerp_([old for old, _ in floating], [new for _, new in floating], tau)
+        for old, new in pairs:
+            if not old.is_floating_point():
                 old.copy_(new)
 
 

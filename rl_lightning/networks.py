@@ -46,7 +46,7 @@ class ValueNetwork(nn.Module):
         super().__init__()
         self.body = network(obs_features, 1)
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor) -> Tensor:  # noqa: D102 (the class says it)
         value: Tensor = self.body(obs.flatten(1).float())  # [B, 1]
         return value.float().squeeze(-1)  # [B]
 
@@ -58,7 +58,7 @@ class QNetwork(nn.Module):
         super().__init__()
         self.body = network(obs_features + action_dim, 1)
 
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
         q: Tensor = self.body(torch.cat([obs.flatten(1).float(), action], dim=-1))  # [B, 1]
         return q.float().squeeze(-1)  # [B]
 
@@ -71,7 +71,7 @@ class TwinQ(nn.Module):
         self.q1 = QNetwork(obs_features, action_dim, network)
         self.q2 = QNetwork(obs_features, action_dim, network)
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         return self.q1(obs, action), self.q2(obs, action)  # [B], [B]
 
 

@@ -1,8 +1,73 @@
+"""The command line's parser: every mistake in flags and config files ends the program with one line and exit code 2."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf.errors import OmegaConfBaseException
+
+from rl_lightning.parser_messages import explain
 
 
 class OneLineErrorParser(LightningArgumentParser):
-    """STUB being written."""
+    """LightningCLI's parser, which tells a mistake in one line, and takes no null where a number belongs.
+
+    The parsers of subcommands, and those that jsonargparse makes for the classes in a config, are of this class too.
+    """
+
+    config_file = ""  # the one being read
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False  # jsonargparse would not hand it on to the parsers of classes
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with code 2.
+
+        Args:
+            message: jsonargparse's own.
+            ex: what it came from.
+
+        Raises:
+            ArgumentError: in the parser of a class in a config, for the parser around it to add the place.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self  # set for unknown keys of config files
+        subcommands = getattr(parser._subcommands_action, "choices", None)
+        see = f"`{parser.prog.replace(' [options]', '')} --help` lists them, and those of the model are --model.KEY"
+        hint = f"flags stand behind one of {', '.join(subcommands)}" if subcommands else see
+        known = [option.lstrip("-") for option in parser._option_string_actions]
+        line = explain(message, known, hint, getattr(parser, "args", ()))
+        self.exit(2, f"error: {line}{f' (in {self.config_file})' if self.config_file else ''}\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse flags. What jsonargparse lets through, of interpolation and unreadable files, becomes an error too."""
+        self.config_file = ""
+        try:
+            config: Namespace = super().parse_args(args, *rest, **kwargs)
+        except (OmegaConfBaseException, OSError, ValueError) as error:
+            self.error(str(error), error)
+        return config
+
+    def parse_path(self, path: str | os.PathLike[str], *rest: Any, **kwargs: Any) -> Namespace:
+        """Parse a config file; an error that comes of it will name the file."""
+        self.config_file = str(path)
+        config: Namespace = super().parse_path(path, *rest, **kwargs)
+        for group in self.groups or ():  # jsonargparse would drop `trainer: 3` in silence
+            if isinstance(config.get(group), (str, int, float, list)):
+                self.error(f'Parser key "{group}": Unable to load config')
+        self.config_file = ""
+        return config
+
+    def validate(self, namespace: Namespace, *rest: Any, **kwargs: Any) -> None:
+        """Check values, also null: jsonargparse holds it for 'not given' and would let it pass as any type."""
+        super().validate(namespace, *rest, **kwargs)
+        for action in self._actions:
+            if action.default is not None and action.dest in namespace and namespace[action.dest] is None:
+                super().validate(Namespace({action.dest: None}), skip_unset=False, skip_required=True)  # type: ignore[no-untyped-call]
 
 
 def config_files_first(args: list[str]) -> list[str]:

@@ -10,10 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-QUICK = (
-    "--data.total_env_steps=300 --data.learning_starts=200 --data.env_steps_per_epoch=50 --data.batch_size=8 "
-    "--data.eval_episodes=1 --data.test_episodes=2 --model.compile=false"
-).split()
+QUICK = [
+    "--data.total_env_steps=300",
+    "--data.learning_starts=200",
+    "--data.env_steps_per_epoch=50",
+    "--data.batch_size=8",
+    "--data.eval_episodes=1",
+    "--data.test_episodes=2",
+    "--model.compile=false",
+]
 
 
 @pytest.fixture(scope="module")

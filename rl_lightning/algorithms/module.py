@@ -1,17 +1,14 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import CatMetric
@@ -84,6 +81,19 @@ class Algorithm(LightningModule):
             )
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
+    def on_train_start(self) -> None:
+        """Look the optimizers up once, with the parameters each of them moves."""
+        self._steppers = [
+            (optimizer, [parameter for group in optimizer.param_groups for parameter in group["params"]])
+            for optimizer in _as_list(self.optimizers())
+        ]
+        self._schedulers = _as_list(self.lr_schedulers())
+        self._hooks = [
+            callback.on_gradient_step_end
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if hasattr(callback, "on_gradient_step_end")
+        ]
+
     def training_step(self, batch: Transition, batch_idx: int) -> None:
         """One iteration: a gradient step for each of the minibatches in `batch`, [updates, batch_size, ...]."""
         for minibatch in zip(*batch, strict=True):
@@ -92,23 +102,21 @@ class Algorithm(LightningModule):
 
     def _step_optimizers(self, gradients: Gradients) -> None:
         """Step each optimizer with its own gradients, and each scheduler; then call `on_gradient_step_end`."""
-        for optimizer, own in zip(_as_list(self.optimizers()), gradients, strict=True):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for (optimizer, parameters), own in zip(self._steppers, gradients, strict=True):
             for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        for scheduler in _as_list(self.lr_schedulers()):
+        for scheduler in self._schedulers:
             scheduler.step()
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if hook := getattr(callback, "on_gradient_step_end", None):
-                hook(self.trainer, self)
+        for on_gradient_step_end in self._hooks:
+            on_gradient_step_end(self.trainer, self)
 
     def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.trainer.world_size == 1:
             return gradients
         mean = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
         assert isinstance(mean, Tensor)
-        parts = mean.split([g.numel() for g in gradients])
+        parts = torch.split(mean, [g.numel() for g in gradients])
         return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
 
     # Evaluation
@@ -147,13 +155,13 @@ class Algorithm(LightningModule):
         returns, lengths = self._eval_returns.compute(), self._eval_lengths.compute()
         self._eval_returns.reset()
         self._eval_lengths.reset()
-        row = {
+        row: dict[str, Tensor | float] = {
             f"{stage}/return_mean": returns.mean(),
             f"{stage}/return_std": returns.std(correction=0),
             f"{stage}/episode_length_mean": lengths.mean(),
             "env_steps": float(self.env_steps),
         }
-        if self.trainer.state.fn == "fit":
+        if self.trainer.loggers:
             row["step"] = float(self.env_steps)  # what Lightning takes for the loggers' x-axis
         self.log_dict(row)
 

@@ -91,11 +91,10 @@ class SAC(Algorithm):
 
     def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
-        if deterministic:
-            mean, _ = self.policy(obs)
-            return torch.tanh(mean)
-        action, _, _ = self.policy.sample(obs)
-        return action
+        u, log_std = self.policy(obs)
+        if not deterministic:
+            u = u + log_std.exp() * torch.randn_like(u)
+        return torch.tanh(u)
 
     def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
         """∇J_V, ∇J_Q and ∇J_π at one minibatch; a single fresh action serves both J_V and J_π, as in the paper's code."""

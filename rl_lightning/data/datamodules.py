@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
 from lightning.pytorch import LightningDataModule
 
 from rl_lightning.data.replay import ReplayBuffer
 from rl_lightning.envs import Vectorization, make_env, make_vec_env
-from rl_lightning.errors import require
+from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Transition
 
 EVAL_NUM_ENVS = 10  # evaluation episodes played at once
@@ -86,7 +87,7 @@ class ReplayDataModule(LightningDataModule):
         )
         updates = replay_ratio * train_freq * num_envs
         require(
-            updates >= 1 and updates == int(updates),
+            updates >= 1 and float(updates).is_integer(),
             "replay_ratio",
             replay_ratio,
             f"replay_ratio x train_freq x num_envs = {updates:g} gradient steps an iteration; make that a whole number",
@@ -113,10 +114,16 @@ class ReplayDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
-        if stage == "fit" and self._buffer is None:
-            self._buffer = ReplayBuffer(
-                self.buffer_size, self.num_envs, self.observation_space, self.action_space, torch.initial_seed()
+        if stage != "fit" or self._buffer is not None:
+            return
+        obs_space, action_space = self.observation_space, self.action_space
+        if not isinstance(obs_space, gym.spaces.Box) or not isinstance(action_space, gym.spaces.Box):
+            raise UsageError(
+                f"spaces {obs_space} and {action_space} are not supported by ReplayDataModule: it stores Box "
+                "observations and Box actions; choose another environment"
             )
+        seed = torch.initial_seed()
+        self._buffer = ReplayBuffer(self.buffer_size, self.num_envs, obs_space, action_space, seed)
 
     @property
     def buffer(self) -> ReplayBuffer:

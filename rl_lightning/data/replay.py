@@ -1,5 +1,8 @@
 """Replay memory: a plain preallocated ring."""
 
+import math
+from typing import NamedTuple
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -9,10 +12,27 @@ from rl_lightning.errors import UsageError
 from rl_lightning.types import State, Transition
 
 
+class Field(NamedTuple):
+    """One field of a transition: shape and dtype of a single entry."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a single entry."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+SCALAR = Field((), torch.float32)
+
+
 class ReplayBuffer:
     """The newest `buffer_size` transitions of `num_envs` environments that step together.
 
-    Memory is taken once, as pages are first written: one row per time step, one column per environment.
+    One row per time step, one column per environment, and all fields of a transition side by side: sampling is then
+    one gather, and touches as little memory that is not in the cache with a million transitions as it can. Memory is
+    taken once, as pages are first written.
 
     Args:
         buffer_size: transitions kept, over all environments; rounded down to whole rows.
@@ -20,6 +40,9 @@ class ReplayBuffer:
         observation_space: gives the observations' shape and dtype; float64 is stored as float32, uint8 as it is.
         action_space: gives the actions' shape; stored as float32.
         seed: of the sampler's own generator.
+
+    Attributes:
+        storage: each field of all transitions, [rows, num_envs, ...] views of the same memory.
     """
 
     def __init__(
@@ -31,15 +54,13 @@ class ReplayBuffer:
         seed: int = 0,
     ) -> None:
         self.rows, self.num_envs = buffer_size // num_envs, num_envs
-        shape = (self.rows, num_envs)
-        obs_dtype = torch_dtype(observation_space)
-        self.storage = Transition(
-            obs=torch.empty(*shape, *observation_space.shape, dtype=obs_dtype),
-            action=torch.empty(*shape, *action_space.shape),
-            reward=torch.empty(shape),
-            next_obs=torch.empty(*shape, *observation_space.shape, dtype=obs_dtype),
-            terminated=torch.empty(shape, dtype=torch.bool),
-        )
+        obs = Field(observation_space.shape, torch_dtype(observation_space))
+        # in the order of Transition
+        self._fields = [obs, Field(action_space.shape, torch.float32), SCALAR, obs, Field((), torch.bool)]
+        self._offsets, row_bytes = _layout(self._fields)
+        # numpy asks for huge pages, which random reads of a large memory gain from; torch does not
+        self._memory = torch.from_numpy(np.empty((self.rows, num_envs, row_bytes), dtype=np.uint8))
+        self.storage = self._typed(self._memory)
         self.next_row = 0  # where the next time step is written
         self.filled_rows = 0
         self.generator = torch.Generator().manual_seed(seed)
@@ -51,14 +72,13 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of the full ring."""
-        return sum(field.nbytes for field in self.storage)
+        return self._memory.nbytes
 
     def add(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, next_obs: np.ndarray, terminated: np.ndarray
     ) -> None:
         """Copy one time step of every environment in, over the oldest once full. Leading dimension [num_envs]."""
-        row = Transition(obs, action, reward, next_obs, terminated)  # type: ignore[arg-type]
-        for field, value in zip(self.storage, row, strict=True):
+        for field, value in zip(self.storage, (obs, action, reward, next_obs, terminated), strict=True):
             field[self.next_row] = torch.from_numpy(value)
         self.next_row = (self.next_row + 1) % self.rows
         self.filled_rows = min(self.filled_rows + 1, self.rows)
@@ -66,18 +86,17 @@ class ReplayBuffer:
     def sample(self, updates: int, batch_size: int) -> Transition:
         """Transitions drawn uniformly with replacement, [updates, batch_size, ...] copies."""
         index = torch.randint(len(self), (updates * batch_size,), generator=self.generator)
-        return Transition(
-            *(
-                field.flatten(0, 1).index_select(0, index).unflatten(0, (updates, batch_size))
-                for field in self.storage
-            )
-        )
+        rows = self._memory.flatten(0, 1).index_select(0, index)  # [updates * batch_size, row_bytes]
+        return self._typed(rows.view(updates, batch_size, -1))
 
     def state_dict(self) -> State:
         """Everything, oldest time step first, and the sampler's generator."""
-        order = self._oldest_first()
+        start = self.next_row if self.filled_rows == self.rows else 0
         return {
-            "storage": {name: field[order] for name, field in self.storage._asdict().items()},
+            "storage": {
+                name: torch.cat([field[start : self.filled_rows], field[:start]])
+                for name, field in self.storage._asdict().items()
+            },
             "generator": self.generator.get_state(),
         }
 
@@ -100,9 +119,27 @@ class ReplayBuffer:
         self.next_row = self.filled_rows % self.rows
         self.generator.set_state(state["generator"])
 
-    def _oldest_first(self) -> Tensor:
-        start = self.next_row if self.filled_rows == self.rows else 0
-        return (torch.arange(self.filled_rows) + start) % self.rows
+    def _typed(self, memory: Tensor) -> Transition:
+        """The fields of packed transitions: [*, row_bytes] uint8 to views [*, ...] of it."""
+        views = []
+        for field, offset in zip(self._fields, self._offsets, strict=True):
+            view = memory[..., offset : offset + field.nbytes].view(field.dtype)
+            views.append(view.view(*memory.shape[:-1], *field.shape))
+        return Transition(*views)
+
+
+def _layout(fields: list[Field]) -> tuple[list[int], int]:
+    """Each field's offset in a packed row, aligned to its dtype, and the row's bytes."""
+    offsets: list[int] = []
+    end = 0
+    for field in fields:
+        offsets.append(_align(end, field.dtype.itemsize))
+        end = offsets[-1] + field.nbytes
+    return offsets, _align(end, 8)
+
+
+def _align(offset: int, itemsize: int) -> int:
+    return -(-offset // itemsize) * itemsize
 
 
 def torch_dtype(space: gym.spaces.Box) -> torch.dtype:

@@ -1,0 +1,291 @@
+"""The program as its users meet it: runs, folders, reports, refusals."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PENDULUM = str(ROOT / "configs/sac/pendulum.yaml")
+SMALL = [
+    "--model.network.hidden_sizes=[8]",
+    "--model.compile=false",
+    "--data.batch_size=8",
+    "--data.eval_episodes=2",
+    "--data.test_episodes=3",
+    "--trainer.accelerator=cpu",
+]
+QUICK = [
+    *SMALL,
+    "--data.total_env_steps=450",
+    "--data.learning_starts=200",
+    "--data.env_steps_per_epoch=100",
+    "--trainer.log_every_n_steps=20",
+]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One real run in a process of its own: its folder and what it printed."""
+    workplace = tmp_path_factory.mktemp("workplace")
+    done = subprocess.run(
+        [sys.executable, "-m", "rl_lightning", "fit", "-c", PENDULUM, *QUICK],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    [folder] = workplace.glob("runs/*/*")
+    return folder, done.stdout
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if v and not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The line that a command ends with when it refuses to run."""
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    assert end.value.code not in (0, None)
+    assert not Path("runs").exists()
+    if isinstance(end.value.code, str):
+        assert "\n" not in end.value.code
+        return end.value.code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run(
+    finished_run: tuple[Path, str],
+) -> None:
+    folder, _ = finished_run
+    assert re.fullmatch(r"sac-pendulum-v1/\d{8}-\d{6}-[0-9a-f]{4}", f"{folder.parent.name}/{folder.name}")
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"train/return" in wandb_run.read_bytes()
+    assert "total_env_steps: 450" in (folder / "config.yaml").read_text()
+
+
+def test_every_row_carries_env_steps_as_its_step(finished_run: tuple[Path, str]) -> None:
+    folder, _ = finished_run
+    steps = [int(float(row["env_steps"])) for row in rows(folder)]
+    assert steps == [int(row["step"]) for row in rows(folder) if "step" in row]
+    training = [int(row["env_steps"]) for row in rows(folder) if "train/q_loss" in row]
+    assert training == [*range(220, 450, 20), 450]
+    evaluations = [int(float(row["env_steps"])) for row in rows(folder) if "val/return_mean" in row]
+    assert evaluations == [300, 400, 450]
+    assert [row["test/episode_length_mean"] for row in rows(folder) if "test/return_mean" in row] == ["200.0"]
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_evaluation(finished_run: tuple[Path, str]) -> None:
+    folder, _ = finished_run
+    best = max((float(r["val/return_mean"]), float(r["env_steps"])) for r in rows(folder) if "val/return_mean" in r)
+    saved = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    assert saved["callbacks"]["EnvironmentInteraction"]["env_steps"] == best[1]
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert last["callbacks"]["EnvironmentInteraction"]["env_steps"] == 450
+
+
+def test_the_report_ends_with_commands_that_work(
+    finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = finished_run
+    monkeypatch.chdir(folder.parents[2])
+    assert re.search(
+        r"^Return -\d+\.\d ± \d+\.\d over 3 episodes of the final policy, after 450 env", out, re.MULTILINE
+    )
+    assert f"Run folder: {folder.relative_to(folder.parents[2])}" in out
+    assert re.search(r"W&B +wandb sync \S+/wandb/offline-run-\S+", out)
+    resume, evaluate = re.findall(r"^  (?:resume|evaluate) +rl-lightning (.*)$", out, re.MULTILINE)
+
+    main(evaluate.split())
+    assert "test/return_mean" in capsys.readouterr().out
+    assert len(list(Path("runs").glob("*/*"))) == 1  # looking leaves nothing behind
+
+    main([*resume.split(), "--data.total_env_steps=500"])
+    assert "after 500 environment steps" in capsys.readouterr().out
+    first, second = sorted(Path("runs").glob("*/*"), key=lambda path: path.stat().st_mtime)
+    assert first == folder.relative_to(folder.parents[2])
+    assert [int(float(row["env_steps"])) for row in rows(second) if "val/return_mean" in row] == [500]
+    assert list(second.glob("wandb/offline-run-*"))
+    shutil.rmtree(second)
+
+
+def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(folder.parents[2])
+    main(["predict", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"])
+    [path] = Path("runs").glob("*/*/episodes.pt")
+    episodes = torch.load(path, weights_only=True)
+    assert len(episodes) == 2
+    assert episodes[0]["obs"].shape == (201, 3)
+    assert episodes[0]["action"].shape == (200, 1)
+    assert episodes[0]["reward"].shape == (200,)
+    assert not episodes[0]["terminated"]
+    shutil.rmtree(path.parent)
+
+
+def test_two_runs_with_one_seed_are_equal_to_the_bit(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    main(["fit", *QUICK, "-c", PENDULUM, "--trainer.logger=false"])
+    torch.set_num_threads(threads)
+    [again] = tmp_path.glob("runs/*/*")
+    assert rows(again) == rows(folder)
+    one, two = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (folder, again))
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = [argument for argument in QUICK if "total_env_steps" not in argument]
+    main(["fit", "-c", str(config), *quick, "--data.total_env_steps=220", "--data.test_episodes=1"])
+    [folder] = tmp_path.glob("runs/*/*")
+    assert float(rows(folder)[-1]["env_steps"]) == 220
+
+
+BAD_INPUT = [
+    (["--data.env_id=Pendulun-v1"], ["env_id='Pendulun-v1'", "Pendulum-v1"]),
+    (["--data.env_id=CartPole-v1"], ["action space Discrete(2)", "bounded Box"]),
+    (["--data.env_kwargs.gg=3"], ["env_kwargs", "gg"]),
+    (["--data.num_envs=0"], ["num_envs=0", "1 or more"]),
+    (["--data.batch_size=0"], ["batch_size=0", "1 or more"]),
+    (["--data.buffer_size=100"], ["buffer_size=100", "batch_size=256"]),
+    (["--data.learning_starts=20000"], ["learning_starts=20000", "less than total_env_steps=20000"]),
+    (["--data.replay_ratio=0.5"], ["replay_ratio=0.5", "whole number"]),
+    (["--model.gamma=1.5"], ["gamma=1.5", "[0, 1]"]),
+    (["--model.tau=0"], ["tau=0", "(0, 1]"]),
+    (["--model.ent_coef=-1"], ["ent_coef=-1", "0 or more"]),
+    (["--model.policy_optimizer.init_args.lr=-1"], ["policy_optimizer", "-1", "0 or more"]),
+    (["--model.gama=0.9"], ["gama", "gamma"]),
+    (["--trainer.max_epoch=3"], ["trainer.max_epoch", "trainer.max_epochs"]),
+    (["--data.num_envs=two"], ["num_envs", "two", "int"]),
+    (["--trainer.precision=16-mixed"], ["trainer.precision='16-mixed'", "bf16-mixed"]),
+    (["--trainer.logger.init_args.offline=false"], ["offline=False", "wandb login"]),
+    (["--model.init_from=nowhere.ckpt"], ["nowhere.ckpt", "does not exist"]),
+    (["--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt", "does not exist"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "fragments"), BAD_INPUT, ids=[flags[0] for flags, _ in BAD_INPUT])
+def test_bad_input_is_refused_with_one_line_before_a_folder_exists(
+    flags: list[str],
+    fragments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no W&B login
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    line = refusal(capsys, "fit", "-c", PENDULUM, *flags)
+    assert line.startswith("error: ")
+    for fragment in fragments:
+        assert fragment in line
+
+
+def test_a_checkpoint_that_cannot_be_resumed_is_refused_before_a_folder_exists(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    last = folder / "checkpoints/last.ckpt"
+    line = refusal(capsys, "fit", "-c", PENDULUM, *QUICK, f"--ckpt_path={last}")
+    assert "total_env_steps=450" in line
+    assert "450 environment steps behind it" in line
+    line = refusal(
+        capsys, "fit", "-c", PENDULUM, *QUICK, "--data.env_id=MountainCarContinuous-v0", f"--ckpt_path={last}"
+    )
+    assert "observation space Box(3,) float32" in line
+    Path("half.ckpt").write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    assert "truncated" in refusal(capsys, "test", "-c", PENDULUM, "--ckpt_path=half.ckpt")
+
+
+def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_checkpoint_intact(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "fragile.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
+        "class Fragile(PendulumEnv):\n"
+        "    steps = 0\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        if self.steps == 180:\n"
+        "            raise OSError('sensor lost')\n"
+        "        return super().step(action)\n"
+        "gym.register('Fragile-v0', Fragile, max_episode_steps=20)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "rl_lightning",
+            "fit",
+            "-c",
+            PENDULUM,
+            *QUICK,
+            "--data.env_id=fragile:Fragile-v0",
+            "--data.num_envs=2",
+            "--trainer.logger=false",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: environment 0 (Fragile-v0) at its step 180 raised OSError: sensor lost"
+    )
+    [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["callbacks"]["EnvironmentInteraction"]["env_steps"] == 300
+
+
+def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rl_lightning", "fit", "-c", PENDULUM, *SMALL, "--trainer.logger=false"]
+    pace = ["--data.learning_starts=50", "--data.env_steps_per_epoch=50"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [*command, *pace], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    deadline = time.monotonic() + 200
+    while not (found := list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    steps = torch.load(found[0], weights_only=True)["callbacks"]["EnvironmentInteraction"]["env_steps"]
+    resumed = subprocess.run(
+        [*command, *pace, f"--ckpt_path={found[0]}", f"--data.total_env_steps={steps + 60}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"after {steps + 60:,} environment steps" in resumed.stdout
