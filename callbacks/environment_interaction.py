@@ -45,6 +45,11 @@ class EnvironmentInteraction(Callback):
         self._envs: VectorEnv[Any, Any, Any] | None = None
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A run starts at zero, unless a checkpoint is restored after this."""
+        if stage == "fit":
+            self.env_steps = 0
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the environments, and take the random steps that learning starts from."""
         data = _replay_data(trainer)
@@ -96,7 +101,14 @@ class EnvironmentInteraction(Callback):
             self._row_started += time.monotonic() - self._validation_started
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the environments, also after an error."""
+        """Close the environments."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the environments; Lightning does not tear down after an error."""
+        self._close()
+
+    def _close(self) -> None:
         if self._envs is not None:
             self._envs.close()
             self._envs = None

@@ -44,7 +44,8 @@ class EnvStepsProgressBar(ProgressBar):
         self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._advance_to(pl_module.env_steps)
-        if self._bar is not None and (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             self._show_returns(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]

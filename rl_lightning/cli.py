@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.callbacks import EnvStepsProgressBar
@@ -100,8 +101,9 @@ class RLCLI(LightningCLI):
             config.trainer.logger = False  # looking at a checkpoint leaves no logs behind
         for logger in _as_list(config.trainer.logger):
             _check_logger(logger)
-            # in the run folder, also where the config is another run's
-            logger.init_args.save_dir = str(self.run_dir)
+            if "save_dir" in logger.init_args:
+                # in the run folder, also where the config is another run's
+                logger.init_args.save_dir = str(self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
@@ -110,13 +112,18 @@ class RLCLI(LightningCLI):
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         overrides["callbacks"] = [*_as_list(config.trainer.callbacks), EnvStepsProgressBar()]
+        csv_logger = CSVLogger(str(self.run_dir), name="", version="")
+        if self.run_dir is not None and self.subcommand == "fit":
+            overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]  # the first gives the log_dir
+        try:
+            trainer = super().instantiate_trainer(**overrides)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         if self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
             self.run_dir.mkdir(parents=True)
-        if self.run_dir is not None and self.subcommand == "fit":
-            csv_logger = CSVLogger(str(self.run_dir), name="", version="")  # first: it gives the trainer its log_dir
-            _ = csv_logger.experiment  # opened while the folder is empty, or it warns of old files
-            overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]
-        return super().instantiate_trainer(**overrides)
+            if self.subcommand == "fit":
+                _ = csv_logger.experiment  # opened while the folder is empty, or it warns of old files
+        return trainer
 
     def _check_checkpoint(self, path: str) -> None:
         """Refuse a checkpoint that the trainer would fail on later, with the run folder already made."""
@@ -150,7 +157,8 @@ class RLCLI(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors."""
         batches = self.trainer.predict(**arguments)
-        assert batches is not None and self.run_dir is not None
+        assert batches is not None
+        assert self.run_dir is not None
         episodes = [episode._asdict() for batch in batches for episode in batch]
         path = self.run_dir / "episodes.pt"
         torch.save(episodes, path)
@@ -236,8 +244,8 @@ def main(args: list[str] | None = None) -> None:
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     try:
         RLCLI(args)
-    except (UsageError, EnvironmentFault) as error:
-        sys.exit(f"error: {error}")
+    except (UsageError, EnvironmentFault, MisconfigurationException) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

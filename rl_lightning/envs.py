@@ -8,7 +8,8 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import RescaleAction
+from gymnasium.wrappers import TransformAction
+from numpy.typing import NDArray
 
 from rl_lightning.errors import EnvironmentFault, UsageError
 
@@ -32,7 +33,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.steps = 0
         self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(  # noqa: D102 (Gymnasium's)
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -40,15 +43,16 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._check_obs(obs)
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: D102 (Gymnasium's)
         self.steps += 1
         try:
-            obs, reward, terminated, truncated, info = self.env.step(action)
+            obs, given, terminated, truncated, info = self.env.step(action)
         except Exception as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
         self._check_obs(obs)
-        if np.ndim(reward) != 0:
-            raise self._fault(f"returned a reward of shape {np.shape(reward)}; a scalar is needed")
+        reward = np.asarray(given, dtype=np.float64)
+        if reward.ndim != 0:
+            raise self._fault(f"returned a reward of shape {reward.shape}; a scalar is needed")
         if not np.isfinite(reward):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
         return obs, float(reward), terminated, truncated, info
@@ -89,8 +93,15 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
     except (TypeError, AssertionError, ValueError) as error:
         raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}") from error
     if isinstance(env.action_space, gym.spaces.Box) and _needs_rescaling(env.action_space):
-        env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        low, high = env.action_space.low, env.action_space.high
+        unit = gym.spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+        env = TransformAction(env, partial(rescale_action, low=low, high=high), unit)
     return CheckedEnv(env, index)
+
+
+def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
+    """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
+    return np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
 
 
 def make_vec_env(
@@ -143,12 +154,17 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
     """
     if not isinstance(space, gym.spaces.Box):
         raise UsageError(
-            f"action space {_one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is needed; "
-            "choose another environment or a learner for discrete actions"
+            f"action space {_one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
+            "needed; choose another environment or a learner for discrete actions"
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise UsageError(
+            f"action space of dtype {space.dtype} is not supported by {learner}: real numbers are needed; "
+            "choose another environment"
         )
     if len(space.shape) != 1:
         raise UsageError(f"action space of shape {space.shape} is not supported by {learner}: one dimension is needed")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+    if not _is_bounded(space):
         raise UsageError(
             f"action space Box(low={space.low.tolist()}, high={space.high.tolist()}) is not supported by {learner}: "
             "finite bounds with low < high are needed in every dimension; "
@@ -158,8 +174,12 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
 
 
 def _needs_rescaling(space: gym.spaces.Box) -> bool:
-    finite = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
-    return finite and not ((space.low == -1.0).all() and (space.high == 1.0).all())
+    real = np.issubdtype(space.dtype, np.floating)  # learners refuse integers, which cannot be rescaled
+    return real and _is_bounded(space) and not ((space.low == -1.0).all() and (space.high == 1.0).all())
+
+
+def _is_bounded(space: gym.spaces.Box) -> bool:
+    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
 
 
 def _one_line(value: object) -> str:

@@ -25,7 +25,7 @@ def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]
         seeds: of each episode's first reset.
 
     Returns:
-        The undiscounted returns of raw rewards, float32, and the lengths in environment steps, int64; both [len(seeds)].
+        Undiscounted returns of raw rewards, float32, and lengths in environment steps, int64; both [len(seeds)].
     """
     episodes = len(seeds)
     obs, _ = _reset(envs, seeds)

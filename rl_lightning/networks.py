@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rl_lightning.errors import require
 from rl_lightning.functional import squashed_gaussian_log_prob
 
 NetworkCallable = Callable[[int, int], nn.Module]
@@ -32,6 +33,7 @@ class MLP(nn.Sequential):
         hidden_sizes: Sequence[int] = (256, 256),
         activation: Literal["relu", "tanh", "elu", "silu"] = "relu",
     ) -> None:
+        require(all(size >= 1 for size in hidden_sizes), "hidden_sizes", hidden_sizes, "give widths of 1 or more")
         widths = [in_features, *hidden_sizes]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):

@@ -10,6 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lightning.parser_messages import explain
 
+WRAPPERS = ("Does not validate against", "Problem with given class_path", "Parser key", "Type ")  # of other errors
+
 
 class OneLineErrorParser(LightningArgumentParser):
     """LightningCLI's parser, which tells a mistake in one line, and takes no null where a number belongs.
@@ -68,6 +70,17 @@ class OneLineErrorParser(LightningArgumentParser):
         for action in self._actions:
             if action.default is not None and action.dest in namespace and namespace[action.dest] is None:
                 super().validate(Namespace({action.dest: None}), skip_unset=False, skip_required=True)  # type: ignore[no-untyped-call]
+
+    def instantiate(self, namespace: Namespace, *rest: Any, **kwargs: Any) -> Namespace:
+        """Make the objects; an error in making one is raised as it is, not as jsonargparse wraps it."""
+        try:
+            objects: Namespace = super().instantiate(namespace, *rest, **kwargs)
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None and str(cause).startswith(WRAPPERS):
+                cause = cause.__cause__
+            raise cause from cause.__cause__
+        return objects
 
 
 def config_files_first(args: list[str]) -> list[str]:

@@ -1,1 +1,1 @@
-
+"""The algorithms, one file for each."""

@@ -62,13 +62,14 @@ class Algorithm(LightningModule):
         return []
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks this learner cannot run without, but for those the trainer has a subclass of."""
+        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
         return [self._interaction] if self._is_needed(self._interaction) else []
 
     @property
     def env_steps(self) -> int:
         """Environment steps taken so far."""
-        return next((c.env_steps for c in self.trainer.callbacks if isinstance(c, EnvironmentInteraction)), 0)  # type: ignore[attr-defined]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next((c.env_steps for c in callbacks if isinstance(c, EnvironmentInteraction)), 0)
 
     # Learning
 
@@ -191,14 +192,13 @@ class Algorithm(LightningModule):
         except RuntimeError as error:
             reason = " ".join(str(error).split()[:40])
             raise UsageError(
-                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with ({reason} ...)"
+                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
+                f"({reason} ...)"
             ) from error
 
     def _is_needed(self, callback: Callback) -> bool:
-        """Whether the trainer has neither this one (from an earlier fit) nor a subclass that the user put in its place."""
-        kind = type(callback)
-        present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return not any(c is callback or (isinstance(c, kind) and type(c) is not kind) for c in present)
+        """Whether the trainer has none of this kind, be it the user's or this one from an earlier stage."""
+        return not any(isinstance(c, type(callback)) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def with_scheduler(optimizer: Optimizer, scheduler: LRSchedulerCallable | None) -> Any:

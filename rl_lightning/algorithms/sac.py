@@ -1,7 +1,8 @@
 """Soft actor-critic with separate V, twin-Q and policy networks: Algorithm 4 of the lecture, arXiv:1801.01290."""
 
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import torch
@@ -18,6 +19,8 @@ from rl_lightning.errors import require
 from rl_lightning.functional import half_squared_error, soft_value, td_target
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, TwinQ, ValueNetwork
 from rl_lightning.types import Transition
+
+PolicyGradient = Literal["reparameterized", "likelihood_ratio"]
 
 
 class SAC(Algorithm):
@@ -57,7 +60,7 @@ class SAC(Algorithm):
         target_update_interval: int = 1,
         ent_coef: float = 0.2,
         reward_scale: float = 1.0,
-        policy_gradient: Literal["reparameterized", "likelihood_ratio"] = "reparameterized",
+        policy_gradient: PolicyGradient = "reparameterized",
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
         q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
@@ -70,8 +73,10 @@ class SAC(Algorithm):
     ) -> None:
         super().__init__(observation_space, action_space, compile)
         require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(ent_coef >= 0.0, "ent_coef", ent_coef, "give 0 or more")
-        require(reward_scale > 0.0, "reward_scale", reward_scale, "give a number above 0")
+        require(0.0 <= ent_coef < math.inf, "ent_coef", ent_coef, "give 0 or more")
+        require(0.0 < reward_scale < math.inf, "reward_scale", reward_scale, "give a number above 0")
+        estimators = get_args(PolicyGradient)
+        require(policy_gradient in estimators, "policy_gradient", policy_gradient, f"give one of {estimators}")
         obs_features = check_vector_observation_space(observation_space, "SAC")
         action_dim = check_box_action_space(action_space, "SAC")
         self.gamma, self.ent_coef, self.reward_scale = gamma, ent_coef, reward_scale
@@ -97,7 +102,7 @@ class SAC(Algorithm):
         return torch.tanh(u)
 
     def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
-        """∇J_V, ∇J_Q and ∇J_π at one minibatch; a single fresh action serves both J_V and J_π, as in the paper's code."""
+        """∇J_V, ∇J_Q and ∇J_π at one minibatch; one fresh action serves both J_V and J_π, as in the paper's code."""
         action, log_prob, u = self.policy.sample(batch.obs)  # [B, A], [B], [B, A]
         min_q = torch.minimum(*self.q(batch.obs, action))  # [B]
         value = self.value(batch.obs)  # [B]

@@ -1,1 +1,1 @@
-
+"""What algorithms learn from."""

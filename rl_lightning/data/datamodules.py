@@ -85,15 +85,17 @@ class ReplayDataModule(LightningDataModule):
             buffer_size,
             f"it must hold a batch; give at least batch_size={batch_size} and num_envs={num_envs}",
         )
+        require(vectorization in ("sync", "async"), "vectorization", vectorization, "give sync or async")
         updates = replay_ratio * train_freq * num_envs
         require(
-            updates >= 1 and float(updates).is_integer(),
+            1 <= updates < math.inf and math.isclose(updates, round(updates)),
             "replay_ratio",
             replay_ratio,
             f"replay_ratio x train_freq x num_envs = {updates:g} gradient steps an iteration; make that a whole number",
         )
         per_iteration = train_freq * num_envs
-        env_steps_per_epoch = env_steps_per_epoch or max(per_iteration, total_env_steps // 20)
+        if env_steps_per_epoch is None:
+            env_steps_per_epoch = max(per_iteration, total_env_steps // 20)
         require(
             env_steps_per_epoch >= per_iteration,
             "env_steps_per_epoch",
@@ -103,7 +105,7 @@ class ReplayDataModule(LightningDataModule):
         self.env_id, self.env_kwargs = env_id, dict(env_kwargs or {})
         self.num_envs, self.vectorization = num_envs, vectorization
         self.total_env_steps, self.learning_starts, self.train_freq = total_env_steps, learning_starts, train_freq
-        self.updates, self.batch_size, self.buffer_size = int(updates), batch_size, buffer_size
+        self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size
         self.iterations_per_epoch = env_steps_per_epoch // per_iteration
         self.eval_episodes, self.test_episodes, self.save_buffer = eval_episodes, test_episodes, save_buffer
         probe = make_env(env_id, self.env_kwargs)
@@ -159,6 +161,13 @@ class ReplayDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Close the evaluation environments."""
+        self._close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the evaluation environments; Lightning does not tear down after an error."""
+        self._close()
+
+    def _close(self) -> None:
         if self._eval_envs is not None:
             self._eval_envs.close()
             self._eval_envs = None

@@ -110,8 +110,8 @@ class ReplayBuffer:
         for name, field in self.storage._asdict().items():
             if saved[name].shape[1:] != field.shape[1:]:
                 raise UsageError(
-                    f"the checkpoint's replay buffer holds {name} of shape {tuple(saved[name].shape[1:])} per time step, "
-                    f"this run needs {tuple(field.shape[1:])}: resume with the num_envs and environment it was made with"
+                    f"the checkpoint's replay buffer holds {name} of shape {tuple(saved[name].shape[1:])} a time "
+                    f"step, this run {tuple(field.shape[1:])}: resume with the num_envs and environment it had"
                 )
             kept = saved[name][-self.rows :]
             field[: len(kept)] = kept

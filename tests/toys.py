@@ -1,0 +1,247 @@
+"""Small real environments whose truth is known, and the shortest way to train on them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from rl_lightning import MLP, SAC, ReplayDataModule
+
+Ending = Literal["terminate", "truncate", "both"]
+
+
+class Step(NamedTuple):
+    obs: np.ndarray
+    action: np.ndarray
+    reward: float
+    next_obs: np.ndarray
+    terminated: bool
+    truncated: bool
+
+
+class CounterEnv(gym.Env):
+    """obs = (episode, t). Episodes differ in length and in how they end; every step is written down.
+
+    A seeded reset draws the number of the first episode, so environments with different seeds differ.
+    """
+
+    made: ClassVar[list["CounterEnv"]] = []
+
+    def __init__(self, length: int | None = None, reuse_array: bool = False):
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32))
+        self.length, self.reuse_array = length, reuse_array
+        self.array = np.zeros(2)
+        self.episode = self.t = 0
+        self.log: list[Step] = []
+        self.seeds: list[int | None] = []
+        self.closed = False
+        CounterEnv.made.append(self)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.episode = self.episode + 1 if seed is None else self.first_episode(seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        before = np.array([self.episode, self.t], dtype=float)
+        self.t += 1
+        done = self.t == self.episode_length(self.episode, self.length)
+        ending = self.episode % 3
+        terminated, truncated = done and ending in (0, 2), done and ending in (1, 2)
+        reward = float(self.t)
+        after = np.array([self.episode, self.t], dtype=float)
+        self.log.append(Step(before, np.array(action), reward, after, terminated, truncated))
+        return self._obs(), reward, terminated, truncated, {}
+
+    def close(self):
+        self.closed = True
+
+    def _obs(self):
+        if not self.reuse_array:
+            return np.array([self.episode, self.t], dtype=float)
+        self.array[:] = self.episode, self.t
+        return self.array
+
+    @staticmethod
+    def episode_length(episode: int, length: int | None = None) -> int:
+        return length or 2 + episode % 5
+
+    @staticmethod
+    def first_episode(seed: int) -> int:
+        return int(np.random.default_rng(seed).integers(1000)) * 1009  # exact in float32
+
+    @classmethod
+    def stepped(cls) -> list["CounterEnv"]:
+        """Those that were stepped, in the order they were made: not the one that spaces are read from."""
+        return [env for env in cls.made if env.log]
+
+
+class RewardOneEnv(gym.Env):
+    """Reward 1 in each of `length` steps; observations are one-hot of the step, the last state repeating."""
+
+    def __init__(self, ending: Ending, length: int, states: int = 1):
+        self.observation_space = Box(0.0, 1.0, (states,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.ending, self.length, self.states = ending, length, states
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        done = self.t == self.length
+        return self._obs(), 1.0, done and self.ending != "truncate", done and self.ending != "terminate", {}
+
+    def _obs(self):
+        return np.eye(self.states, dtype=np.float32)[min(self.t, self.states - 1)]
+
+
+class MatchEnv(gym.Env):
+    """One step: see a number in [-1, 1], answer with it. Reward −(action − number)²."""
+
+    def __init__(self):
+        self.observation_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number = self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+        return self.number, {}
+
+    def step(self, action):
+        return self.number, -float(((action - self.number) ** 2).sum()), True, False, {}
+
+
+class BoxActionEnv(gym.Env):
+    """Any action space; remembers the last action it was given. Random observations and rewards, ten steps."""
+
+    def __init__(self, low: Sequence[float], high: Sequence[float], dtype: str = "float32"):
+        self.observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = Box(np.array(low, dtype), np.array(high, dtype), dtype=np.dtype(dtype).type)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.given = action
+        self.t += 1
+        return self._obs(), float(self.np_random.normal()), False, self.t == 10, {}
+
+    def _obs(self):
+        return self.np_random.normal(size=3).astype(np.float32)
+
+
+class BrokenEnv(gym.Env):
+    """Keeps its contract up to step `at`, then breaks it in the way named by `fault`."""
+
+    def __init__(self, fault: str = "none", at: int = 3):
+        self.observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.fault, self.at, self.steps = fault, at, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.fault == "raise in reset":
+            raise RuntimeError("no socket")
+        return np.full(2, np.nan if self.fault == "nan in reset" else 0.0, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs, reward = np.zeros(2, np.float32), 0.0
+        if self.steps == self.at:
+            match self.fault:
+                case "nan obs":
+                    obs[1] = np.nan
+                case "inf obs":
+                    obs[0] = -np.inf
+                case "nan reward":
+                    reward = np.nan
+                case "inf reward":
+                    reward = np.inf
+                case "no reward":
+                    reward = None
+                case "reward shape":
+                    reward = np.zeros(1)
+                case "obs shape":
+                    obs = np.zeros(3, np.float32)
+                case "raise":
+                    raise RuntimeError("joint\nexploded")
+        return obs, reward, False, False, {}
+
+
+for name, entry_point in (
+    ("Counter-v0", CounterEnv),
+    ("RewardOne-v0", RewardOneEnv),
+    ("Match-v0", MatchEnv),
+    ("BoxAction-v0", BoxActionEnv),
+    ("Broken-v0", BrokenEnv),
+):
+    if name not in gym.registry:
+        gym.register(name, entry_point)
+
+TINY = partial(MLP, hidden_sizes=(8,))
+LINEAR = partial(MLP, hidden_sizes=())
+
+tiny_sac = partial(SAC, network=TINY, compile=False)
+counter_data = partial(
+    ReplayDataModule, "toys:Counter-v0", learning_starts=12, total_env_steps=120, batch_size=8, buffer_size=1000
+)
+noise_data = partial(
+    ReplayDataModule,
+    "toys:BoxAction-v0",
+    {"low": [-1.0, 0.0], "high": [3.0, 10.0]},
+    learning_starts=12,
+    total_env_steps=20,
+    batch_size=8,
+    buffer_size=1000,
+)
+
+
+class GradientSteps(Callback):
+    """Counts them."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_gradient_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.count += 1
+
+
+def make_trainer(
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | Literal[False] = False,
+    validate: bool = False,
+    log_every_n_steps: int = 10,
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        precision=precision,
+        max_epochs=-1,
+        callbacks=list(callbacks),
+        logger=logger,
+        log_every_n_steps=log_every_n_steps,
+        limit_val_batches=None if validate else 0,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def fit(model: LightningModule, data: LightningDataModule, trainer: Trainer | None = None) -> Trainer:
+    trainer = trainer or make_trainer()
+    trainer.fit(model, datamodule=data)
+    return trainer
