@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.callbacks import EnvStepsProgressBar
@@ -42,6 +42,19 @@ DEFAULTS = {
     },
 }
 
+USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
+SETTINGS = (
+    " Every key of the config is a flag too, and flags win over files. For the settings of one algorithm or datamodule "
+    "give --model.help SAC or --data.help ReplayDataModule."
+)
+DESCRIPTIONS = {
+    "fit": "Train, then evaluate the final policy. Makes a folder for the run, with its config, metrics, checkpoints "
+    "and offline W&B run." + SETTINGS,
+    "validate": "Evaluate a checkpoint (--ckpt_path) on data.eval_episodes episodes." + SETTINGS,
+    "test": "Evaluate a checkpoint (--ckpt_path) on data.test_episodes episodes." + SETTINGS,
+    "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt." + SETTINGS,
+}
+
 
 class RLCLI(LightningCLI):
     """`rl-lightning fit|validate|test|predict`; see `rl-lightning fit --help`.
@@ -60,7 +73,12 @@ class RLCLI(LightningCLI):
             LightningDataModule,
             save_config_callback=SaveRunConfig,
             parser_class=OneLineErrorParser,
-            parser_kwargs={"parser_mode": "omegaconf", "allow_abbrev": False},
+            parser_kwargs={
+                "description": "Reinforcement learning under PyTorch Lightning.",
+                "parser_mode": "omegaconf",
+                "allow_abbrev": False,
+                **{name: {"description": text, "usage": USAGE.format(name)} for name, text in DESCRIPTIONS.items()},
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

@@ -101,7 +101,8 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
 
 def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
     """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
-    return np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
+    rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
+    return rescaled
 
 
 def make_vec_env(
