@@ -44,6 +44,7 @@ class EnvironmentInteraction(Callback):
         self._returns, self._lengths = MeanMetric(), MeanMetric()  # of episodes finished since the last row
         self._envs: VectorEnv[Any, Any, Any] | None = None
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
+        self._paused_at: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run starts at zero, unless a checkpoint is restored after this."""
@@ -65,12 +66,13 @@ class EnvironmentInteraction(Callback):
         if len(data.buffer) == 0:
             for _ in range(-(-data.learning_starts // (data.num_envs * trainer.world_size))):
                 self._step(self._envs.action_space.sample(), trainer, data)
-        if trainer.world_size > 1:
-            torch.manual_seed(env_seeds[0])  # weights are equal by now; exploration noise must not be
         if self._rng is not None:  # last, since everything above draws numbers
             _set_rng(self._rng)
             self._rng = None
-        self._row_started, self._row_env_steps = time.monotonic(), self.env_steps
+        if trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
+            torch.manual_seed(env_seeds[0])
+            data.buffer.generator.manual_seed(env_seeds[0])
+        self._row_started, self._row_env_steps, self._paused_at = time.monotonic(), self.env_steps, None
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
@@ -92,13 +94,14 @@ class EnvironmentInteraction(Callback):
             self._log_row(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: evaluation is not collection."""
-        self._validation_started = time.monotonic()
+        """Stop the clock: neither evaluation nor the checkpoint after it is collection or learning."""
+        self._paused_at = time.monotonic()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock again."""
-        if self._envs is not None:
-            self._row_started += time.monotonic() - self._validation_started
+        if self._paused_at is not None:
+            self._row_started += time.monotonic() - self._paused_at
+            self._paused_at = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""

@@ -1,7 +1,7 @@
 """Checkpoints are data: tensors and primitives, read with `weights_only=True`, checked before they are used."""
 
-import inspect
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,7 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
         UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
     """
     try:
-        checkpoint: State = (
-            torch.hub.load_state_dict_from_url(str(path), map_location="cpu", weights_only=True)
-            if str(path).startswith(("http://", "https://"))
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        checkpoint: State = torch.load(local_file(path), map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise UsageError(
             f"checkpoint {str(path)!r} does not exist: give a file, like those under a run's checkpoints/"
@@ -55,6 +51,18 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
         raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
     check_signature(checkpoint[KEY], expected, str(path))
     return checkpoint
+
+
+def local_file(path: str | Path) -> Path:
+    """The path itself; a URL is fetched first, into a file that no other URL shares."""
+    if not str(path).startswith(("http://", "https://")):
+        return Path(path)
+    folder = Path(tempfile.mkdtemp(prefix="rl_lightning-"))
+    try:
+        torch.hub.download_url_to_file(str(path), str(folder / "downloaded.ckpt"))
+    except OSError as error:
+        raise UsageError(f"checkpoint {str(path)!r} cannot be fetched: {error}; check the URL") from error
+    return folder / "downloaded.ckpt"
 
 
 def check_signature(found: dict[str, str], expected: dict[str, str], path: str) -> None:
@@ -88,13 +96,19 @@ def keep_settings(checkpoint: State, configured: Any) -> None:
         checkpoint: to be restored.
         configured: what `configure_optimizers` returns for this run.
     """
-    optimizers = [entry["optimizer"] for entry in configured]
-    schedulers = [entry["lr_scheduler"] for entry in configured if "lr_scheduler" in entry]
-    for saved, optimizer in zip(checkpoint.get("optimizer_states", []), optimizers, strict=False):
-        for saved_group, group in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-            progress = saved_group["lr"] / saved_group.get("initial_lr", saved_group["lr"])
+    for saved, entry in zip(checkpoint.get("optimizer_states", []), configured, strict=True):
+        for saved_group, group in zip(saved["param_groups"], entry["optimizer"].param_groups, strict=True):
+            # the share of the initial learning rate that the schedule has come to, if there is one then and now
+            initial = saved_group.pop("initial_lr", None)
+            progress = saved_group["lr"] / initial if initial and "initial_lr" in group else 1.0
             settings = {name: value for name, value in group.items() if name != "params"}
             saved_group.update(settings, lr=group.get("initial_lr", group["lr"]) * progress)
-    for saved, scheduler in zip(checkpoint.get("lr_schedulers", []), schedulers, strict=False):
-        for name in {*inspect.signature(type(scheduler)).parameters, "base_lrs"} - {"last_epoch"}:
-            saved.pop(name, None)
+    checkpoint["lr_schedulers"] = [_counters(saved) for saved in checkpoint.get("lr_schedulers", [])]
+
+
+def _counters(scheduler: State) -> State:
+    """How far a scheduler has come, and those inside it (SequentialLR); everything else is a setting."""
+    state: State = {name: scheduler[name] for name in ("last_epoch", "_step_count", "_last_lr") if name in scheduler}
+    if "_schedulers" in scheduler:
+        state["_schedulers"] = [_counters(inner) for inner in scheduler["_schedulers"]]
+    return state

@@ -1,14 +1,17 @@
 """The command line: LightningCLI with every space linked from data to model, and a folder of its own for every run."""
 
 import logging
+import math
 import netrc
 import os
 import secrets
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,14 +20,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.module import Algorithm
+from rl_lightning.algorithms.module import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
-from rl_lightning.checkpoints import load_checkpoint, signature
+from rl_lightning.checkpoints import load_checkpoint, local_file, signature
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 from rl_lightning.parser import OneLineErrorParser, config_files_first
 
@@ -69,7 +72,7 @@ class RLCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None) -> None:
         self.run_dir: Path | None = None
         super().__init__(
-            LightningModule,
+            Algorithm,
             LightningDataModule,
             save_config_callback=SaveRunConfig,
             parser_class=OneLineErrorParser,
@@ -107,12 +110,10 @@ class RLCLI(LightningCLI):
         """Check what needs no objects, and tell the loggers of the folder to come."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
-        require(
-            config.trainer.precision != "16-mixed",
-            "trainer.precision",
-            "16-mixed",
-            "its loss scaling belongs to backward(), which is never called; give 32-true or bf16-mixed",
-        )
+        check_precision(config.trainer.precision)
+        if config.ckpt_path is not None:
+            config.ckpt_path = str(local_file(config.ckpt_path))
+            config.model.init_args.pop("init_from", None)  # the checkpoint holds all that it gave
         if self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
             self.run_dir = _new_run_dir(config)
         if self.subcommand != "fit" or self.run_dir is None:
@@ -129,7 +130,10 @@ class RLCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
-        overrides["callbacks"] = [*_as_list(config.trainer.callbacks), EnvStepsProgressBar()]
+        callbacks = _as_list(config.trainer.callbacks)
+        if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks = [*callbacks, EnvStepsProgressBar()]
+        overrides["callbacks"] = callbacks
         csv_logger = CSVLogger(str(self.run_dir), name="", version="")
         if self.run_dir is not None and self.subcommand == "fit":
             overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]  # the first gives the log_dir
@@ -137,6 +141,8 @@ class RLCLI(LightningCLI):
             trainer = super().instantiate_trainer(**overrides)
         except (ValueError, TypeError) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+        if self.subcommand == "predict":
+            require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
         if self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
             self.run_dir.mkdir(parents=True)
             if self.subcommand == "fit":
@@ -145,18 +151,20 @@ class RLCLI(LightningCLI):
 
     def _check_checkpoint(self, path: str) -> None:
         """Refuse a checkpoint that the trainer would fail on later, with the run folder already made."""
-        if not isinstance(self.model, Algorithm):
-            return  # a LightningModule of the user's own, whose checkpoints are Lightning's
         checkpoint = load_checkpoint(path, signature(self.model, self.model.observation_space, self.model.action_space))
+        if self.subcommand != "fit":
+            return
+        require(
+            "optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as model.init_from"
+        )
         env_steps = checkpoint["callbacks"].get("EnvironmentInteraction", {}).get("env_steps", 0)
-        total = getattr(self.datamodule, "total_env_steps", None)
-        if self.subcommand == "fit" and total is not None:
-            require(
-                env_steps < total,
-                "data.total_env_steps",
-                total,
-                f"checkpoint {path!r} has {env_steps} environment steps behind it already; give more than that",
-            )
+        total = getattr(self.datamodule, "total_env_steps", math.inf)
+        require(
+            env_steps < total,
+            "data.total_env_steps",
+            total,
+            f"checkpoint {path!r} has {env_steps} environment steps behind it already; give more than that",
+        )
 
     # Running
 
@@ -231,20 +239,32 @@ def _wandb_credentials() -> bool:
 
 def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str:
     """What `fit` prints last."""
-    checkpoints, config = run_dir / "checkpoints", run_dir / "config.yaml"
+    config, metrics = quote(str(run_dir / "config.yaml")), quote(str(run_dir / "metrics.csv"))
+    best, last = (quote(str(run_dir / "checkpoints" / name)) for name in ("best.ckpt", "last.ckpt"))
     episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
     total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
     lines = [
         f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
         f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
         f"Run folder: {run_dir}",
-        f"  look      column -s, -t < {run_dir / 'metrics.csv'} | less -S",
-        *(f"  W&B       wandb sync {path}" for path in sorted(run_dir.glob("wandb/offline-run-*"))),
-        f"  resume    rl-lightning fit -c {config} --ckpt_path={checkpoints / 'last.ckpt'} "
-        f"--data.total_env_steps={2 * total}",
-        f"  evaluate  rl-lightning test -c {config} --ckpt_path={checkpoints / 'best.ckpt'}",
+        f"  look      column -s, -t < {metrics} | less -S",
+        *(
+            f"  W&B       {_program('wandb')} sync {quote(str(path))}"
+            for path in sorted(run_dir.glob("wandb/offline-run-*"))
+        ),
+        f"  resume    {_program('rl-lightning')} fit -c {config} --ckpt_path={last} --data.total_env_steps={2 * total}",
+        f"  evaluate  {_program('rl-lightning')} test -c {config} --ckpt_path={best}",
     ]
     return "\n".join(lines)
+
+
+def _program(name: str) -> str:
+    """How to call a program installed beside this one: by name where that finds it, else by its path."""
+    installed = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve() == installed.resolve():
+        return name
+    return quote(os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """The equations, pure and shape-checked. [B] is the batch, [A] the action's dimensions.
 
-Equation numbers without a source are those of the lecture that the README names; "SAC" is arXiv:1801.01290.
+Equation numbers are those of the lecture notes that docs/algorithms/sac.md writes out; "SAC" is arXiv:1801.01290.
 """
 
 import math

@@ -8,15 +8,15 @@ from typing import Any
 import gymnasium as gym
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import CatMetric
 
 from rl_lightning.callbacks import EnvironmentInteraction
 from rl_lightning.checkpoints import KEY, check_signature, keep_settings, load_checkpoint, signature
 from rl_lightning.compilation import compiled_or_eager
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import UsageError, require
 from rl_lightning.evaluation import play_episodes, record_episode
 from rl_lightning.types import Episode, Transition
 
@@ -75,11 +75,7 @@ class Algorithm(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs."""
-        if self.trainer.precision == "16-mixed":
-            raise UsageError(
-                "precision='16-mixed' is not allowed: its loss scaling belongs to backward(), and gradients are taken "
-                "without it; give 32-true or bf16-mixed"
-            )
+        check_precision(self.trainer.precision)
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
     def on_train_start(self) -> None:
@@ -149,8 +145,8 @@ class Algorithm(LightningModule):
     def _play(self, seeds: Sequence[int]) -> None:
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
         returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
-        self._eval_returns.update(returns)
-        self._eval_lengths.update(lengths.float())
+        self._eval_returns.update(returns.to(self.device))
+        self._eval_lengths.update(lengths.float().to(self.device))
 
     def _log_episodes(self, stage: str) -> None:
         returns, lengths = self._eval_returns.compute(), self._eval_lengths.compute()
@@ -176,6 +172,9 @@ class Algorithm(LightningModule):
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
         check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
         keep_settings(checkpoint, self.configure_optimizers())
+        for callback in self.trainer.callbacks if self._trainer else []:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
+                checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
 
     def load_weights(self, path: str | Path) -> None:
         """Start from the networks of a checkpoint; optimizers, counters and replay start fresh.
@@ -201,9 +200,45 @@ class Algorithm(LightningModule):
         return not any(isinstance(c, type(callback)) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def with_scheduler(optimizer: Optimizer, scheduler: LRSchedulerCallable | None) -> Any:
-    """An optimizer as `configure_optimizers` returns it, with its learning-rate scheduler if there is one."""
-    return {"optimizer": optimizer, "lr_scheduler": scheduler(optimizer)} if scheduler else {"optimizer": optimizer}
+def configured(
+    name: str, network: nn.Module, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None
+) -> Any:
+    """One optimizer as `configure_optimizers` returns it, with its learning-rate scheduler if there is one.
+
+    Args:
+        name: the setting, for messages.
+        network: whose parameters it moves.
+        optimizer: makes it.
+        scheduler: makes its scheduler, which will be stepped once for each gradient step.
+
+    Raises:
+        UsageError: settings that the optimizer or scheduler refuses, and schedulers that wait for a metric.
+    """
+    try:
+        made = optimizer(network.parameters())
+        schedule = scheduler(made) if scheduler else None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name} is not allowed: {error}; give settings that it takes") from error
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise UsageError(
+            f"the scheduler of {name}, ReduceLROnPlateau, is not allowed: schedulers step at every gradient step, "
+            "without a metric; give one that counts steps, e.g. CosineAnnealingLR"
+        )
+    return {"optimizer": made, "lr_scheduler": schedule} if schedule else {"optimizer": made}
+
+
+def check_precision(precision: str | int | None) -> None:
+    """Refuse precisions that gradients cannot be taken in: they need float32 weights, and no loss scaling.
+
+    Raises:
+        UsageError: for any but float32 and bf16-mixed.
+    """
+    require(
+        precision in (None, 32, "32", "32-true", "bf16-mixed", "bf16"),
+        "trainer.precision",
+        precision,
+        "gradients are taken of float32 weights without loss scaling; give 32-true or bf16-mixed",
+    )
 
 
 def _as_list(items: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, with_scheduler
+from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.envs import check_box_action_space, check_vector_observation_space
 from rl_lightning.errors import require
@@ -91,6 +91,7 @@ class SAC(Algorithm):
         self.q = TwinQ(obs_features, action_dim, network)  # Q_θ1, Q_θ2
         self.policy = SquashedGaussianPolicy(obs_features, action_dim, network)  # π_φ
         self._polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        self.configure_optimizers()  # what they refuse is refused here, before anything is created
         if init_from is not None:
             self.load_weights(init_from)
 
@@ -163,7 +164,7 @@ class SAC(Algorithm):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One for each of J_V, J_Q and J_π, in the order of `gradients`."""
         return (
-            with_scheduler(self.value_optimizer(self.value.parameters()), self.value_scheduler),
-            with_scheduler(self.q_optimizer(self.q.parameters()), self.q_scheduler),
-            with_scheduler(self.policy_optimizer(self.policy.parameters()), self.policy_scheduler),
+            configured("value_optimizer", self.value, self.value_optimizer, self.value_scheduler),
+            configured("q_optimizer", self.q, self.q_optimizer, self.q_scheduler),
+            configured("policy_optimizer", self.policy, self.policy_optimizer, self.policy_scheduler),
         )

@@ -34,12 +34,13 @@ class ReplayDataModule(LightningDataModule):
             of the run. The first epoch begins after `learning_starts`.
         learning_starts: environment steps of random actions before the first gradient step.
         train_freq: steps of every environment in one iteration.
-        replay_ratio: gradient steps for each environment step.
+        replay_ratio: gradient steps for each environment step (of this process, where there are several).
         batch_size: transitions in one minibatch.
         buffer_size: transitions kept, the newest.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
-        save_buffer: keep the buffer's contents in checkpoints; without them a resumed run has to fill it anew.
+        save_buffer: keep the buffer's contents in checkpoints (the first process's, where there are several); without
+            them a resumed run has to fill it anew.
 
     Attributes:
         observation_space: of one environment.
@@ -106,7 +107,7 @@ class ReplayDataModule(LightningDataModule):
         self.num_envs, self.vectorization = num_envs, vectorization
         self.total_env_steps, self.learning_starts, self.train_freq = total_env_steps, learning_starts, train_freq
         self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size
-        self.iterations_per_epoch = env_steps_per_epoch // per_iteration
+        self.env_steps_per_epoch = env_steps_per_epoch
         self.eval_episodes, self.test_episodes, self.save_buffer = eval_episodes, test_episodes, save_buffer
         probe = make_env(env_id, self.env_kwargs)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
@@ -145,7 +146,9 @@ class ReplayDataModule(LightningDataModule):
 
     def train_dataloader(self) -> "ReplayLoader":
         """One epoch of iterations."""
-        return ReplayLoader(self.buffer, self.iterations_per_epoch, self.updates, self.batch_size)
+        world_size = self.trainer.world_size if self.trainer else 1
+        iterations = max(1, self.env_steps_per_epoch // (self.train_freq * self.num_envs * world_size))
+        return ReplayLoader(self.buffer, iterations, self.updates, self.batch_size)
 
     def val_dataloader(self) -> "EpisodeLoader":
         """The seeds of the evaluation episodes, in batches that are played at once."""
