@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -103,6 +104,9 @@ class RLCLI(LightningCLI):
         parser.set_defaults(DEFAULTS)
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let what a checkpoint remembers override flags."""
 
     # Before the run folder exists
 
@@ -283,7 +287,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         RLCLI(args)
     except (UsageError, EnvironmentFault, MisconfigurationException) as error:
+        wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
+    wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
 
 
 if __name__ == "__main__":

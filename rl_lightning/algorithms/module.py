@@ -218,7 +218,9 @@ def configured(
         made = optimizer(network.parameters())
         schedule = scheduler(made) if scheduler else None
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{name} is not allowed: {error}; give settings that it takes") from error
+        raise UsageError(
+            f"{name} is not allowed: {error}; give settings that it takes (a learning rate is 0 or more)"
+        ) from error
     if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise UsageError(
             f"the scheduler of {name}, ReduceLROnPlateau, is not allowed: schedulers step at every gradient step, "
