@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
+from torch import nn
 from torchmetrics import MeanMetric
 
 from rl_lightning.data.datamodules import ReplayDataModule
@@ -61,6 +62,7 @@ class EnvironmentInteraction(Callback):
         seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, self.env_steps])
         env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
         self._envs.action_space.seed(env_seeds.pop())
+        self._modules = list(pl_module.modules())
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
         if len(data.buffer) == 0:
@@ -82,7 +84,7 @@ class EnvironmentInteraction(Callback):
     ) -> None:
         """Act, learn from it in the next batch; log when a row is due; stop at `total_env_steps`."""
         data = _replay_data(trainer)
-        with acting(pl_module):
+        with acting(self._modules):
             for _ in range(data.train_freq):
                 assert self._envs is not None
                 action = pl_module.act(to_tensor(self._obs, self._envs).to(pl_module.device))
@@ -162,9 +164,9 @@ class EnvironmentInteraction(Callback):
 
 
 @contextmanager
-def acting(module: LightningModule) -> Iterator[None]:
-    """Eval mode and no gradients inside; afterwards every submodule is in the mode that it was in before."""
-    training = [vars(submodule) for submodule in module.modules() if submodule.training]
+def acting(modules: list[nn.Module]) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards each of `modules` is in the mode that it was in before."""
+    training = [vars(module) for module in modules if module.training]
     for attributes in training:  # not by eval() and train(): they take 20 times as long, at every step
         attributes["training"] = False
     try:

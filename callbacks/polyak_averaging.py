@@ -31,13 +31,22 @@ class PolyakAveraging(Callback):
         require(target_update_interval >= 1, "target_update_interval", target_update_interval, "give 1 or more")
         self.tau, self.target_update_interval = tau, target_update_interval
         self.gradient_steps = 0
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # tensors of each (target, online)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A run starts at zero, unless a checkpoint is restored after this."""
+        if stage == "fit":
+            self.gradient_steps, self._pairs = 0, []
 
     def on_gradient_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called by learners after every optimizer has stepped once."""
         self.gradient_steps += 1
         if self.gradient_steps % self.target_update_interval == 0:
-            for online, target in pl_module.target_networks():  # type: ignore[operator]
-                polyak_update(_tensors(target), _tensors(online), self.tau)
+            if not self._pairs:  # looked up once, on the device where training goes on
+                pairs = pl_module.target_networks()  # type: ignore[operator]
+                self._pairs = [(_tensors(target), _tensors(online)) for online, target in pairs]
+            for target, online in self._pairs:
+                polyak_update(target, online, self.tau)
 
     def state_dict(self) -> dict[str, Any]:
         """The clock; τ and the interval are settings, and come from the run at hand."""

@@ -127,6 +127,50 @@ def test_the_report_ends_with_commands_that_work(
     shutil.rmtree(second)
 
 
+def test_validate_reports_the_same_episodes_as_training_did(
+    finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(folder.parents[2])
+    main(["validate", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/last.ckpt'}"])
+    last = [float(row["val/return_mean"]) for row in rows(folder) if "val/return_mean" in row][-1]
+    [shown] = re.findall(r"val/return_mean\s+│\s+(-?[\d.]+)", capsys.readouterr().out)
+    assert float(shown) == pytest.approx(last, rel=1e-6)
+
+
+def test_environments_in_processes_of_their_own_learn_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", PENDULUM, *QUICK, "--data.vectorization=async", "--data.num_envs=2", "--trainer.logger=false"])
+    [folder] = tmp_path.glob("runs/*/*")
+    assert float(rows(folder)[-1]["env_steps"]) == 450
+
+
+def test_two_processes_share_the_counting_the_weights_and_the_report(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "rl_lightning",
+            "fit",
+            "-c",
+            PENDULUM,
+            *QUICK,
+            "--trainer.devices=2",
+            "--trainer.strategy=ddp",
+            "--trainer.logger=false",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "over 3 episodes of the final policy, after 450 environment steps" in done.stdout
+    [folder] = tmp_path.glob("runs/*/*")
+    assert [int(float(row["env_steps"])) for row in rows(folder) if "val/return_mean" in row] == [300, 400, 450]
+
+
 def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished_run
     monkeypatch.chdir(folder.parents[2])
@@ -273,8 +317,12 @@ def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None
     running = subprocess.Popen(
         [*command, *pace], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 120
+    # until the second checkpoint replaces the first: one is whole, whenever the process dies
     while not (found := list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    written = found[0].stat().st_mtime_ns
+    while found[0].stat().st_mtime_ns == written and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -284,7 +332,7 @@ def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=120,
         env=environment,
     )
     assert resumed.returncode == 0, resumed.stderr

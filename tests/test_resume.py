@@ -131,6 +131,18 @@ def test_a_schedule_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_pat
     assert scheduler.last_epoch == 201
 
 
+def test_a_schedule_left_out_now_leaves_the_rate_given_now(checkpoint: Path, tmp_path: Path) -> None:
+    model, data = make(total_env_steps=301, lr=7e-4)
+    model.policy_scheduler = None
+    trainer = fit(tmp_path, model, data, checkpoint)
+    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == [7e-4] * 3
+
+
+def test_a_rate_of_zero_resumes(checkpoint: Path, tmp_path: Path) -> None:
+    trainer = fit(tmp_path, *make(total_env_steps=301, lr=0.0), checkpoint)
+    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == [0.0] * 3
+
+
 def test_init_from_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     model, data = make(total_env_steps=150, lr=5e-4, init_from=checkpoint)
