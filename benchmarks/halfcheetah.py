@@ -1,9 +1,10 @@
 """One SAC run on HalfCheetah-v5, ours or Stable-Baselines3's, that notes the time at every environment step.
 
 Both: batch 256, networks of 256x256 ReLU, Adam at 3e-4, one gradient step per environment step, 1,000 random steps
-first, a buffer for 1,000,000 transitions. Ours runs as users run it: Lightning's Trainer with a CSVLogger, the progress
-bar and compiled gradients. Stable-Baselines3 runs with its defaults and is silent. The learners differ as published:
-ours trains V, twin Q and a policy (arXiv:1801.01290), theirs twin Q, a policy and the temperature (arXiv:1812.05905).
+first, a buffer for 1,000,000 transitions. With `--train-freq 32` both take 32 steps and then 32 gradient steps. Ours
+runs as users run it: Lightning's Trainer with a CSVLogger, the progress bar and compiled gradients. Stable-Baselines3
+runs with its defaults and is silent. The learners differ as published: ours trains V, twin Q and a policy
+(arXiv:1801.01290), theirs twin Q, a policy and the temperature (arXiv:1812.05905).
 
 As a program it prints the steps per second in successive windows as JSON; `benchmarks.speed` starts it.
 """
@@ -35,16 +36,17 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class LightningClock(Callback):
-    """Notes the time after each iteration, that is each environment step after `LEARNING_STARTS`."""
+    """Notes the time after each iteration, once for each of its environment steps after `LEARNING_STARTS`."""
 
-    def __init__(self) -> None:
+    def __init__(self, train_freq: int) -> None:
+        self.train_freq = train_freq
         self.times: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One environment step and one gradient step are done."""
-        self.times.append(time.perf_counter())
+        """As many environment steps as gradient steps are done."""
+        self.times += [time.perf_counter()] * self.train_freq
 
 
 class SB3Clock(BaseCallback):
@@ -61,15 +63,21 @@ class SB3Clock(BaseCallback):
 
 
 def run_ours(
-    iterations: int, precision: Precision, callbacks: Sequence[Callback], env_id: str = ENV_ID, compile: bool = True
+    steps: int,
+    precision: Precision,
+    callbacks: Sequence[Callback],
+    env_id: str = ENV_ID,
+    compile: bool = True,
+    train_freq: int = 1,
 ) -> None:
-    """Train our SAC for `iterations` steps after `LEARNING_STARTS`, without evaluation, and keep nothing."""
-    total = LEARNING_STARTS + iterations
+    """Train our SAC for `steps` environment steps after `LEARNING_STARTS`, without evaluation, and keep nothing."""
+    total = LEARNING_STARTS + steps
     data = ReplayDataModule(
         env_id,
         total_env_steps=total,
         env_steps_per_epoch=total,
         learning_starts=LEARNING_STARTS,
+        train_freq=train_freq,
         batch_size=BATCH_SIZE,
         buffer_size=BUFFER_SIZE,
     )
@@ -87,8 +95,8 @@ def run_ours(
         trainer.fit(model, data)
 
 
-def run_sb3(iterations: int, clock: SB3Clock) -> None:
-    """Train Stable-Baselines3's SAC for `iterations` steps after `LEARNING_STARTS`."""
+def run_sb3(steps: int, clock: SB3Clock, train_freq: int) -> None:
+    """Train Stable-Baselines3's SAC for `steps` environment steps after `LEARNING_STARTS`."""
     model = SB3SAC(
         "MlpPolicy",
         gym.make(ENV_ID),
@@ -96,13 +104,13 @@ def run_sb3(iterations: int, clock: SB3Clock) -> None:
         buffer_size=BUFFER_SIZE,
         learning_starts=LEARNING_STARTS,
         batch_size=BATCH_SIZE,
-        train_freq=1,
-        gradient_steps=1,
+        train_freq=train_freq,
+        gradient_steps=train_freq,
         policy_kwargs={"net_arch": [256, 256], "activation_fn": torch.nn.ReLU},
         device="cpu",
         verbose=0,
     )
-    model.learn(LEARNING_STARTS + iterations, callback=clock)
+    model.learn(LEARNING_STARTS + steps, callback=clock)
 
 
 def window_rates(times: Sequence[float], windows: int) -> list[float]:
@@ -127,18 +135,19 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="of ours")
+    parser.add_argument("--train-freq", type=int, default=1, help="environment steps, then as many gradient steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    iterations = arguments.warmup + arguments.steps
+    steps = arguments.warmup + arguments.steps
     if arguments.library == "ours":
-        ours = LightningClock()
-        run_ours(iterations, arguments.precision, [ours])
+        ours = LightningClock(arguments.train_freq)
+        run_ours(steps, arguments.precision, [ours], train_freq=arguments.train_freq)
         times = ours.times
     else:
         theirs = SB3Clock()
-        run_sb3(iterations, theirs)
+        run_sb3(steps, theirs, arguments.train_freq)
         times = theirs.times
-    timed = times[arguments.warmup - 1 : iterations]  # from the end of the warm-up to the last step
+    timed = times[arguments.warmup - 1 : steps]  # from the end of the warm-up to the last step
     rates = {
         "steps_per_second": window_rates(timed, 1)[0],
         "windows": window_rates(timed, arguments.windows),

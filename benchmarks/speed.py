@@ -41,16 +41,19 @@ class Pair:
 Setting = tuple[int, str]  # threads, our precision
 
 
-def measure(library: str, setting: Setting, steps: int, warmup: int, windows: int) -> tuple[float, list[float]]:
+def measure(
+    library: str, setting: Setting, steps: int, warmup: int, windows: int, train_freq: int
+) -> tuple[float, list[float]]:
     """Steps per second of one run, over all steps and in each window."""
     threads, precision = setting
     options = {"threads": threads, "precision": precision, "steps": steps, "warmup": warmup, "windows": windows}
+    options["train-freq"] = train_freq
     arguments = [f"--library={library}", *(f"--{name}={value}" for name, value in options.items())]
     result = run_fresh("benchmarks.halfcheetah", arguments, threads)
     return result["steps_per_second"], result["windows"]
 
 
-def report(pairs: dict[Setting, list[Pair]], steps: int, warmup: int) -> str:
+def report(pairs: dict[Setting, list[Pair]], steps: int, warmup: int, train_freq: int) -> str:
     """All of it in Markdown."""
     each = [
         (*setting, number, pair.ours, pair.sb3, f"{pair.ratio:.2f}")
@@ -75,6 +78,7 @@ def report(pairs: dict[Setting, list[Pair]], steps: int, warmup: int) -> str:
         [
             "# SAC on HalfCheetah-v5: environment steps per second, ours against Stable-Baselines3",
             describe_machine(),
+            f"{train_freq} environment steps, then as many gradient steps. "
             f"{steps} steps timed in each run, after 1,000 random steps and {warmup} gradient steps: compile time is "
             "excluded. Ours in the precision given, Stable-Baselines3 always in float32. Median [minimum, maximum].",
             markdown_table(["threads", "precision", "ours", "SB3", "ours / SB3"], overall),
@@ -95,6 +99,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=10, help="parts of the timed steps, compared with each other")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--precision", nargs="+", choices=["32-true", "bf16-mixed"], default=["32-true"])
+    parser.add_argument("--train-freq", type=int, default=1, help="environment steps, then as many gradient steps")
     parser.add_argument("--output", type=Path, help="also write the report to this file")
     parser.add_argument("--smoke", action="store_true", help="one short pair: does everything work?")
     arguments = parser.parse_args()
@@ -111,10 +116,12 @@ def main() -> None:
                 measured = {}
                 for library in ("ours", "sb3"):
                     bar.set_description(f"{library}, threads {setting[0]}, {setting[1]}")
-                    measured[library] = measure(library, setting, arguments.steps, arguments.warmup, arguments.windows)
+                    measured[library] = measure(
+                        library, setting, arguments.steps, arguments.warmup, arguments.windows, arguments.train_freq
+                    )
                     bar.update()
                 pairs[setting].append(Pair(measured["ours"][0], measured["sb3"][0], measured["ours"][1]))
-    publish(report(pairs, arguments.steps, arguments.warmup), arguments.output)
+    publish(report(pairs, arguments.steps, arguments.warmup, arguments.train_freq), arguments.output)
 
 
 if __name__ == "__main__":

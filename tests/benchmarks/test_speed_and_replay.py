@@ -22,7 +22,7 @@ def test_window_rates_refuse_unequal_windows():
 
 def test_speed_report_gives_each_pair_and_the_median_ratio():
     pairs = [Pair(110.0, 100.0, [100.0, 120.0]), Pair(130.0, 100.0, [130.0, 130.0]), Pair(90.0, 100.0, [90.0, 81.0])]
-    text = report({(2, "32-true"): pairs}, steps=2000, warmup=300)
+    text = report({(2, "32-true"): pairs}, steps=2000, warmup=300, train_freq=1)
     assert "| 2 | 32-true | 110 [90, 130] | 100 [100, 100] | 1.1 [0.9, 1.3] |" in text
     assert "| 2 | 32-true | 2 | 130 | 100 | 1.30 |" in text
     assert "| 2 | 32-true | 3 | 90 81 | 0.90 |" in text
