@@ -111,8 +111,8 @@ def test_the_report_ends_with_commands_that_work(
         r"^Return -\d+\.\d ± \d+\.\d over 3 episodes of the final policy, after 450 env", out, re.MULTILINE
     )
     assert f"Run folder: {folder.relative_to(folder.parents[2])}" in out
-    assert re.search(r"W&B +wandb sync \S+/wandb/offline-run-\S+", out)
-    resume, evaluate = re.findall(r"^  (?:resume|evaluate) +rl-lightning (.*)$", out, re.MULTILINE)
+    assert re.search(r"W&B +\S*wandb sync \S+/wandb/offline-run-\S+", out)
+    resume, evaluate = re.findall(r"^  (?:resume|evaluate) +\S*rl-lightning (.*)$", out, re.MULTILINE)
 
     main(evaluate.split())
     assert "test/return_mean" in capsys.readouterr().out

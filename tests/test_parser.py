@@ -154,8 +154,7 @@ def config(tmp_path):
         ("--model=nowhere.Zzz", "model='nowhere.Zzz' is not allowed: there is no module 'nowhere' to import"),
         (
             "--model=torch.nn.Linear",
-            "model='torch.nn.Linear' is not allowed: "
-            "give a LightningModule by its name, or path like package.module.Class",
+            "model='torch.nn.Linear' is not allowed: give an Algorithm by its name, or path like package.module.Class",
         ),
         ("--model.network=MLPP", "model.network='MLPP' is not allowed: did you mean MLP?"),
         ("--model.policy_optimizer=Adm", "model.policy_optimizer='Adm' is not allowed: did you mean Adam?"),
@@ -217,7 +216,7 @@ def test_of_two_stray_values_the_first_is_named(refusal):
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
         (
             ["fit", "--model.gamma=1"],
-            "--model.gamma is not a setting of every LightningModule: "
+            "--model.gamma is not a setting of every Algorithm: "
             "choose one first, e.g. --model=SAC or class_path in a config file",
         ),
         (
@@ -286,7 +285,7 @@ def test_an_incomplete_command_line_is_told_what_it_lacks(refusal, argv, line):
         ),
         (
             YAML.replace("rl_lightning.SAC", "torch.nn.Linear"),
-            "model='torch.nn.Linear' is not allowed: give a LightningModule",
+            "model='torch.nn.Linear' is not allowed: give an Algorithm",
         ),
         (YAML.replace("rl_lightning.SAC", "3"), "model={'class_path': 3, "),
         (

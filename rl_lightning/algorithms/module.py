@@ -91,10 +91,6 @@ class Algorithm(LightningModule):
             if hasattr(callback, "on_gradient_step_end")
         ]
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move transitions; seeds of episodes stay. Lightning's own walks through any collection, at every step."""
-        return Transition(*(field.to(device) for field in batch)) if isinstance(batch, Transition) else batch
-
     def training_step(self, batch: Transition, batch_idx: int) -> None:
         """One iteration: a gradient step for each of the minibatches in `batch`, [updates, batch_size, ...]."""
         for minibatch in zip(*batch, strict=True):

@@ -162,6 +162,10 @@ class ReplayDataModule(LightningDataModule):
         """The seeds of the episodes to record."""
         return self._episodes(PREDICT_SEED, self.eval_episodes)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move transitions; seeds of episodes stay. Lightning's own walks through any collection, at every step."""
+        return Transition(*(field.to(device) for field in batch)) if isinstance(batch, Transition) else batch
+
     def teardown(self, stage: str) -> None:
         """Close the evaluation environments."""
         self._close()
