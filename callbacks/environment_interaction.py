@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torchmetrics import MeanMetric
 
-from rl_lightning.data.datamodules import ReplayDataModule
+from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError
 from rl_lightning.evaluation import to_numpy, to_tensor
+from rl_lightning.types import Step, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,17 +28,18 @@ if TYPE_CHECKING:
 
 
 class EnvironmentInteraction(Callback):
-    """Steps the training environments, fills the replay buffer, counts environment steps, and ends the run by them.
+    """Steps the training environments, stores what comes of it, counts environment steps, and ends the run by them.
 
-    Before the first batch it takes `learning_starts` steps of random actions; after each batch, `train_freq` steps of
-    the learner's policy. Every `log_every_n_steps` batches it logs one row: mean return and length of the episodes
-    that finished since the last row, the losses of the last gradient step, and the speed.
+    When training starts it takes the random steps that the DataModule wants first (`learning_starts`), and from then on
+    a step of the learner's policy whenever a batch asks for one. Every `log_every_n_steps` batches it logs one row:
+    mean return and length of the episodes that finished since the last row, the losses of the last gradient step, and
+    the speed.
 
     Attributes:
         env_steps: environment steps taken so far, of all environments in all processes; resets are not steps.
 
     Raises:
-        UsageError: where the trainer's datamodule is not a `ReplayDataModule`.
+        UsageError: where the trainer's datamodule is none of ours.
         EnvironmentFault: where an environment or the policy breaks down; the message names the place.
     """
 
@@ -54,7 +57,7 @@ class EnvironmentInteraction(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the environments, and take the random steps that learning starts from."""
-        data = _replay_data(trainer)
+        data = _environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
         self._envs = data.train_envs()
@@ -65,15 +68,15 @@ class EnvironmentInteraction(Callback):
         self._modules = list(pl_module.modules())
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
-        if len(data.buffer) == 0:
-            for _ in range(-(-data.learning_starts // (data.num_envs * trainer.world_size))):
-                self._step(self._envs.action_space.sample(), trainer, data)
+        for _ in range(-(-data.random_steps // (data.num_envs * trainer.world_size))):
+            self._step(self._envs.action_space.sample(), trainer, data)
+        data.collect = partial(self._act, trainer, pl_module, data)
         if self._rng is not None:  # last, since everything above draws numbers
             _set_rng(self._rng)
             self._rng = None
         if trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(env_seeds[0])
-            data.buffer.generator.manual_seed(env_seeds[0])
+            data.seed(env_seeds[0])
         self._row_started, self._row_env_steps, self._paused_at = time.monotonic(), self.env_steps, None
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -82,14 +85,8 @@ class EnvironmentInteraction(Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Act, learn from it in the next batch; log when a row is due; stop at `total_env_steps`."""
-        data = _replay_data(trainer)
-        with acting(self._modules):
-            for _ in range(data.train_freq):
-                assert self._envs is not None
-                action = pl_module.act(to_tensor(self._obs, self._envs).to(pl_module.device))
-                self._step(to_numpy(action), trainer, data)
-        if self.env_steps >= data.total_env_steps:
+        """Stop at `total_env_steps`; log when a row is due."""
+        if self.env_steps >= _environment_data(trainer).total_env_steps:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop):
@@ -125,8 +122,15 @@ class EnvironmentInteraction(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.env_steps, self._rng = state_dict["env_steps"], state_dict["rng"]
 
-    def _step(self, action: NDArray[Any], trainer: Trainer, data: ReplayDataModule) -> None:
-        """One step of every environment: store the transitions, then reset the environments that finished."""
+    def _act(self, trainer: Trainer, algorithm: Algorithm, data: EnvironmentDataModule) -> None:
+        """One step of every environment with the learner's policy."""
+        with acting(self._modules):
+            obs = to_device(to_tensor(self._obs, data.observation_space), algorithm.device)
+            action = to_numpy(algorithm.act(obs))
+        self._step(action, trainer, data)
+
+    def _step(self, action: NDArray[Any], trainer: Trainer, data: EnvironmentDataModule) -> None:
+        """One step of every environment: store it, then reset the environments that finished."""
         assert self._envs is not None
         if not np.isfinite(action).all():
             raise EnvironmentFault(
@@ -134,7 +138,7 @@ class EnvironmentInteraction(Callback):
                 "its network diverged; lower the learning rates or scale the reward"
             )
         next_obs, reward, terminated, truncated, _ = self._envs.step(action)
-        data.buffer.add(self._obs, action, reward, next_obs, terminated)
+        data.store(Step(self._obs, action, reward, next_obs, terminated, truncated))
         self.env_steps += data.num_envs * trainer.world_size
         self._episode_return += reward
         self._episode_length += 1
@@ -177,11 +181,12 @@ def acting(modules: list[nn.Module]) -> Iterator[None]:
             attributes["training"] = True
 
 
-def _replay_data(trainer: Trainer) -> ReplayDataModule:
+def _environment_data(trainer: Trainer) -> EnvironmentDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, ReplayDataModule):
+    if not isinstance(data, EnvironmentDataModule):
         raise UsageError(
-            f"datamodule={type(data).__name__} is not allowed: EnvironmentInteraction fills a ReplayDataModule"
+            f"datamodule={type(data).__name__} is not allowed: EnvironmentInteraction fills a ReplayDataModule or a "
+            "RolloutDataModule"
         )
     return data
 

@@ -1,18 +1,29 @@
 """Reinforcement learning for people who use PyTorch Lightning."""
 
+from rl_lightning.algorithms.a2c import A2C
+from rl_lightning.algorithms.actor_critic import ActorCritic
 from rl_lightning.algorithms.module import Algorithm
+from rl_lightning.algorithms.ppo import PPO
+from rl_lightning.algorithms.reinforce import REINFORCE
 from rl_lightning.algorithms.sac import SAC
+from rl_lightning.algorithms.trpo import TRPO
 from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, PolyakAveraging
 from rl_lightning.data.datamodules import ReplayDataModule
 from rl_lightning.data.replay import ReplayBuffer
+from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.envs import make_env, make_vec_env
 from rl_lightning.errors import EnvironmentFault, UsageError
 from rl_lightning.networks import MLP
-from rl_lightning.types import Episode, Transition
+from rl_lightning.types import Episode, Rollout, Transition
 
 __all__ = [
+    "A2C",
     "MLP",
+    "PPO",
+    "REINFORCE",
     "SAC",
+    "TRPO",
+    "ActorCritic",
     "Algorithm",
     "EnvStepsProgressBar",
     "EnvironmentFault",
@@ -21,6 +32,8 @@ __all__ = [
     "PolyakAveraging",
     "ReplayBuffer",
     "ReplayDataModule",
+    "Rollout",
+    "RolloutDataModule",
     "Transition",
     "UsageError",
     "make_env",

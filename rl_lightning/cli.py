@@ -132,6 +132,7 @@ class RLCLI(LightningCLI):
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
+        self.model.check_data(self.datamodule)
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         callbacks = _as_list(config.trainer.callbacks)

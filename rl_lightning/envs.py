@@ -3,17 +3,18 @@
 import difflib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TransformAction
 from numpy.typing import NDArray
 
 from rl_lightning.errors import EnvironmentFault, UsageError
 
-Vectorization = Literal["sync", "async"]
+Vectorization = Literal["auto", "sync", "async"]
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -57,10 +58,14 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
         return obs, float(reward), terminated, truncated, info
 
-    def _check_obs(self, obs: Any) -> None:
-        expected = self.observation_space.shape
-        if np.shape(obs) != expected:
-            raise self._fault(f"returned an observation of shape {np.shape(obs)}; its space says {expected}")
+    def _check_obs(self, obs: Any, space: gym.Space[Any] | None = None) -> None:
+        space = space or self.observation_space
+        if isinstance(space, gym.spaces.Dict):
+            for key, part in space.spaces.items():
+                self._check_obs(obs[key], part)
+            return
+        if np.shape(obs) != space.shape:
+            raise self._fault(f"returned an observation of shape {np.shape(obs)}; its space says {space.shape}")
         if not np.isfinite(obs).all():
             raise self._fault(f"returned an observation with NaN or infinity: {np.asarray(obs).tolist()}")
 
@@ -69,7 +74,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> gym.Env[Any, Any]:
-    """Make one environment as learners see it: checked, and with every bounded action dimension in [-1, 1].
+    """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0.
+
+    What a learner gives beyond [-1, 1], as an unbounded policy does, is clipped.
 
     Args:
         env_id: a registered Gymnasium id; ``module:Id`` imports `module` first.
@@ -92,17 +99,56 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
     except (TypeError, AssertionError, ValueError) as error:
         raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}") from error
-    if isinstance(env.action_space, gym.spaces.Box) and _needs_rescaling(env.action_space):
-        low, high = env.action_space.low, env.action_space.high
-        unit = gym.spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
-        env = TransformAction(env, partial(rescale_action, low=low, high=high), unit)
-    return CheckedEnv(env, index)
+    return CheckedEnv(_with_learners_actions(env), index)
+
+
+def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating) and _is_bounded(space):
+        unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        if (space.low == -1.0).all() and (space.high == 1.0).all():
+            return TransformAction(env, clip_action, unit)
+        return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        start = int(space.start)
+        return TransformAction(env, lambda action: int(action) + start, gym.spaces.Discrete(int(space.n)))
+    return env
+
+
+def clip_action(action: NDArray[Any]) -> NDArray[Any]:
+    """To [-1, 1]."""
+    clipped: NDArray[Any] = np.minimum(np.maximum(action, np.float32(-1.0)), np.float32(1.0))
+    return clipped
 
 
 def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
     """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
     rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
     return rescaled
+
+
+class CartPoleVector(CartPoleVectorEnv):
+    """Gymnasium's own vectorized CartPole, without autoreset: finished environments wait for `reset_mask`.
+
+    One generator draws the starts of all environments, seeded with the first of the seeds.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+
+    def reset(  # noqa: D102 (Gymnasium's)
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        if options is None or "reset_mask" not in options:
+            return super().reset(seed=seed[0] if isinstance(seed, list) else seed, options=options)
+        mask: NDArray[np.bool_] = options["reset_mask"]
+        self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, mask.sum()))
+        self.steps[mask] = 0
+        self.prev_done[mask] = False  # or the next step would reset them again
+        return self.state.T.astype(np.float32), {}
+
+
+VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be reset one by one; others reset themselves
+VECTORIZED_FROM = 5  # environments: a vectorized step takes as long as so many single ones
 
 
 def make_vec_env(
@@ -119,9 +165,12 @@ def make_vec_env(
     Args:
         env_id: a registered Gymnasium id.
         num_envs: how many.
-        vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own.
+        vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
+            Gymnasium's own vectorized environment where that exists and is faster, else ``sync``.
         env_kwargs: arguments of the environment itself.
     """
+    if vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM:
+        return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
     env_fns = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
     if vectorization == "async":
         return AsyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
@@ -172,11 +221,6 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
             "wrap the environment with gymnasium.wrappers.ClipAction or give its space bounds"
         )
     return space.shape[0]
-
-
-def _needs_rescaling(space: gym.spaces.Box) -> bool:
-    real = np.issubdtype(space.dtype, np.floating)  # learners refuse integers, which cannot be rescaled
-    return real and _is_bounded(space) and not ((space.low == -1.0).all() and (space.high == 1.0).all())
 
 
 def _is_bounded(space: gym.spaces.Box) -> bool:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_lightning.data.replay import torch_dtype
-from rl_lightning.types import Episode
+from rl_lightning.types import Episode, map_obs
 
-Act = Callable[[Tensor], Tensor]  # observations [N, *obs_shape] to actions [N, A]
+Act = Callable[[Any], Tensor]  # observations [N, *obs_shape], as of `Obs`, to actions [N, *action_shape]
 
 
 def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
     running = np.ones(episodes, dtype=bool)
     while running.any():
-        obs, reward, terminated, truncated, _ = envs.step(to_numpy(act(to_tensor(obs, envs))))
+        obs, reward, terminated, truncated, _ = envs.step(to_numpy(act(to_tensor(obs, envs.single_observation_space))))
         returns += np.where(running, reward[:episodes], 0.0)
         lengths += running
         done = terminated | truncated
@@ -45,18 +45,18 @@ def play_episodes(act: Act, envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]
 def record_episode(act: Act, envs: VectorEnv[Any, Any, Any], seed: int) -> Episode:
     """Play one whole episode in the first of `envs` and return all of it."""
     obs, _ = _reset(envs, [seed])
-    observations, actions, rewards = [obs[0]], [], []
+    observations, actions, rewards = [map_obs(_first, obs)], [], []
     terminated = truncated = np.zeros(envs.num_envs, dtype=bool)
     while not (terminated[0] or truncated[0]):
         if (others := terminated | truncated).any():
             obs, _ = envs.reset(options={"reset_mask": others})
-        action = to_numpy(act(to_tensor(obs, envs)))
+        action = to_numpy(act(to_tensor(obs, envs.single_observation_space)))
         obs, reward, terminated, truncated, _ = envs.step(action)
-        observations.append(obs[0])
+        observations.append(map_obs(_first, obs))
         actions.append(action[0])
         rewards.append(reward[0])
     return Episode(
-        obs=to_tensor(np.stack(observations), envs),
+        obs=to_tensor(map_obs(lambda *steps: np.stack(steps), *observations), envs.single_observation_space),
         action=torch.from_numpy(np.stack(actions)),
         reward=torch.from_numpy(np.stack(rewards)).float(),
         terminated=bool(terminated[0]),
@@ -68,13 +68,19 @@ def _reset(envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> Any:
     return envs.reset(seed=[*seeds, *[None] * (envs.num_envs - len(seeds))])  # type: ignore[arg-type]
 
 
-def to_tensor(obs: NDArray[Any], envs: VectorEnv[Any, Any, Any]) -> Tensor:
-    """Observations as learners see them: a copy in the dtype that replay stores."""
-    assert isinstance(envs.single_observation_space, gym.spaces.Box)
-    return torch.tensor(obs, dtype=torch_dtype(envs.single_observation_space))
+def to_tensor(obs: Any, space: gym.Space[Any]) -> Any:
+    """Observations of one space, any leading dimensions, as learners see them: copies in the dtype of replay."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: to_tensor(obs[key], part) for key, part in space.spaces.items()}
+    return torch.tensor(obs, dtype=torch_dtype(space))
 
 
-def to_numpy(action: Tensor) -> NDArray[np.float32]:
+def to_numpy(action: Tensor) -> NDArray[Any]:
     """Actions as environments take them."""
-    array: NDArray[np.float32] = action.float().cpu().numpy()
+    array: NDArray[Any] = (action.float() if action.is_floating_point() else action).cpu().numpy()
     return array
+
+
+def _first(obs: NDArray[Any]) -> NDArray[Any]:
+    """The first environment's; a copy, since the rest need not be kept alive with it."""
+    return np.array(obs[0])

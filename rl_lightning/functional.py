@@ -69,6 +69,73 @@ def squashed_gaussian_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tens
     return gaussian_log_prob(u, mean, log_std) - tanh_log_det_jacobian(u)
 
 
+def discounted_sum(x: Tensor, discount: Tensor) -> Tensor:
+    """y_t = x_t + discount_t y_{t+1} along the first dimension, with nothing after its end. All [T, ...].
+
+    In log2 T steps, each of which doubles the number of terms that every y_t has summed, instead of T small ones.
+    """
+    span = 1
+    while span < len(x):
+        x = torch.cat([x[:-span] + discount[:-span] * x[span:], x[-span:]])
+        discount = torch.cat([discount[:-span] * discount[span:], discount[-span:]])
+        span *= 2
+    return x
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalized advantage estimates (arXiv:1506.02438, Eq. 16): A_t = δ_t + γ λ A_{t+1}, cut at episodes' ends.
+
+    δ_t = r_t + γ V(s_{t+1}) − V(s_t), where V(s_{t+1}) counts as 0 at termination and only there: an episode that was
+    cut off bootstraps from its last observation. λ = 1 gives G_t − V(s_t), λ = 0 the one-step δ_t.
+
+    Args:
+        reward: [T, N].
+        value: [T, N], V(s_t).
+        next_value: [T, N], V(s_{t+1}); at an episode's end of its last observation, not of the next reset's.
+        terminated: [T, N] bool.
+        truncated: [T, N] bool.
+        gamma: the discount.
+        gae_lambda: λ in [0, 1].
+
+    Returns:
+        [T, N].
+    """
+    _assert_rank(2, reward, value, next_value, terminated, truncated)
+    delta = reward + gamma * next_value.masked_fill(terminated, 0.0) - value  # [T, N]
+    done = terminated | truncated
+    return discounted_sum(delta, (gamma * gae_lambda * ~done).to(delta.dtype))  # [T, N]
+
+
+def standardized(x: Tensor) -> Tensor:
+    """(x − mean) / std, [B]; a batch of one, which has no deviation, is only centered."""
+    _assert_rank(1, x)
+    centered = x - x.mean()
+    return centered / (x.std() + 1e-8) if len(x) > 1 else centered
+
+
+def clipped_to_norm(gradients: tuple[Tensor, ...], max_norm: float | None) -> tuple[Tensor, ...]:
+    """Gradients scaled down so that their joint Euclidean norm is at most `max_norm`; None leaves them."""
+    if max_norm is None:
+        return gradients
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return tuple(gradient * scale for gradient in gradients)
+
+
+def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 − Var[target − prediction] / Var[target]; 1 is perfect, 0 as good as a constant. Both [B]; a scalar."""
+    _assert_rank(1, prediction, target)
+    return 1.0 - (target - prediction).var(correction=0) / (target.var(correction=0) + 1e-8)
+
+
 def polyak_update(target: list[Tensor], online: list[Tensor], tau: float) -> None:
     """ψ̄ ← τ ψ + (1 − τ) ψ̄ in place, tensor by tensor; integer tensors (step counts) are copied."""
     with torch.no_grad():

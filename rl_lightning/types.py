@@ -1,8 +1,15 @@
-"""Field names, shapes and dtypes of what flows between environments, replay and learners."""
+"""Field names, shapes and dtypes of what flows between environments, data and learners."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Obs = Tensor | dict[str, Any]
+"""Observations as learners see them: a tensor, or for Dict spaces a dict of them, nested as the space is."""
 
 
 class Transition(NamedTuple):
@@ -15,13 +22,52 @@ class Transition(NamedTuple):
     terminated: Tensor  # [*] bool; true termination only: a time limit still bootstraps
 
 
+class Rollout(NamedTuple):
+    """T consecutive steps of N environments under one policy; episodes end and begin inside it."""
+
+    obs: Obs  # [T, N, *obs_shape]
+    action: Tensor  # [T, N] (Discrete) or [T, N, A]; of a Gaussian policy before it is clipped to the space
+    reward: Tensor  # [T, N] float32, the environment's raw reward
+    next_obs: Obs  # [T, N, *obs_shape]; at an episode's end its last observation, never the next reset's
+    terminated: Tensor  # [T, N] bool; true termination
+    truncated: Tensor  # [T, N] bool; cut off, by a time limit for example
+
+
+class Step(NamedTuple):
+    """One step of every environment, as it came from them: arrays with leading dimension [num_envs]."""
+
+    obs: Any
+    action: NDArray[Any]
+    reward: NDArray[Any]
+    next_obs: Any
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
 class Episode(NamedTuple):
     """One recorded episode of T steps."""
 
-    obs: Tensor  # [T + 1, *obs_shape], the last observation included
-    action: Tensor  # [T, A] float32, the policy's action in [-1, 1]
+    obs: Obs  # [T + 1, *obs_shape], the last observation included
+    action: Tensor  # [T] or [T, A], as the policy gave it: float32 or int64
     reward: Tensor  # [T] float32
     terminated: bool  # how it ended: a terminal state, or else a time limit
+
+
+def map_obs(function: Callable[..., Any], *obs: Any) -> Any:
+    """`function` of observations, entry by entry where they are dicts."""
+    if isinstance(obs[0], dict):
+        return {key: map_obs(function, *(one[key] for one in obs)) for key in obs[0]}
+    return function(*obs)
+
+
+def flat_in_time(obs: Any) -> Any:
+    """Observations, or any other tensor, of a rollout: [T, N, ...] to [T N, ...]."""
+    return map_obs(lambda tensor: tensor.flatten(0, 1), obs)
+
+
+def to_device(obs: Any, device: torch.device) -> Any:
+    """Observations, or any other tensor, on a device."""
+    return map_obs(lambda tensor: tensor.to(device), obs)
 
 
 State = dict[str, Any]  # what `state_dict` returns: tensors and primitives only

@@ -1,9 +1,9 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
@@ -16,9 +16,11 @@ from torchmetrics import CatMetric
 from rl_lightning.callbacks import EnvironmentInteraction
 from rl_lightning.checkpoints import KEY, check_signature, keep_settings, load_checkpoint, signature
 from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.data.datamodules import ReplayDataModule
+from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.evaluation import play_episodes, record_episode
-from rl_lightning.types import Episode, Transition
+from rl_lightning.types import Episode, Obs, Transition, to_device
 
 Metrics = dict[str, Tensor]  # detached scalars, by the name they are logged under
 Gradients = list[tuple[Tensor, ...]]  # for each optimizer, in the order of `configure_optimizers`
@@ -27,8 +29,8 @@ Gradients = list[tuple[Tensor, ...]]  # for each optimizer, in the order of `con
 class Algorithm(LightningModule):
     """The base of every learner, which brings its networks, `act`, `gradients` and `configure_optimizers`.
 
-    Lightning's training batch is one iteration of an algorithm's outer loop. It holds `updates` minibatches; for each
-    of them `training_step` takes `gradients`, and every optimizer steps with its own.
+    Lightning's training batch is one iteration of an algorithm's outer loop. `minibatches` says what is in it; for each
+    `training_step` takes `gradients`, and every optimizer steps with its own.
 
     Args:
         observation_space: of one environment.
@@ -36,9 +38,11 @@ class Algorithm(LightningModule):
         compile: run `gradients` as one compiled graph; where that fails it runs eagerly, with one warning.
 
     Attributes:
+        learns_from: the kind of DataModule whose batches it takes.
         losses: metrics of the latest gradient step.
     """
 
+    learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     losses: Metrics
 
     def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], compile: bool = True) -> None:
@@ -50,12 +54,29 @@ class Algorithm(LightningModule):
         self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
 
     @abstractmethod
-    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+    def act(self, obs: Any, deterministic: bool = False) -> Tensor:
         """Actions for observations [B, *obs_shape], as the environments of `make_env` take them."""
 
     @abstractmethod
-    def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
+    def gradients(self, batch: Any) -> tuple[Metrics, Gradients]:
         """The losses' metrics, and each optimizer's gradients, for one minibatch. Pure: it changes nothing."""
+
+    def minibatches(self, batch: Any) -> Iterator[Any]:
+        """What `gradients` takes, one after the other; here from a sample of replay, [updates, batch_size, ...]."""
+        for fields in zip(*batch, strict=True):
+            yield Transition(*fields)
+
+    def check_data(self, data: object) -> None:
+        """Refuse a DataModule that this learner cannot learn from.
+
+        Raises:
+            UsageError: naming the right one.
+        """
+        if not isinstance(data, self.learns_from):
+            raise UsageError(
+                f"datamodule={type(data).__name__} is not allowed with {type(self).__name__}: it learns from a "
+                f"{self.learns_from.__name__}; give that as data"
+            )
 
     def target_networks(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs (online, target) for `PolyakAveraging` to follow."""
@@ -76,6 +97,7 @@ class Algorithm(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs."""
         check_precision(self.trainer.precision)
+        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
     def on_train_start(self) -> None:
@@ -91,10 +113,10 @@ class Algorithm(LightningModule):
             if hasattr(callback, "on_gradient_step_end")
         ]
 
-    def training_step(self, batch: Transition, batch_idx: int) -> None:
-        """One iteration: a gradient step for each of the minibatches in `batch`, [updates, batch_size, ...]."""
-        for minibatch in zip(*batch, strict=True):
-            self.losses, gradients = self._gradients(Transition(*minibatch))
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One iteration: a gradient step for each of the minibatches in `batch`."""
+        for minibatch in self.minibatches(batch):
+            self.losses, gradients = self._gradients(minibatch)
             self._step_optimizers(gradients)
 
     def _step_optimizers(self, gradients: Gradients) -> None:
@@ -115,6 +137,14 @@ class Algorithm(LightningModule):
         assert isinstance(mean, Tensor)
         parts = torch.split(mean, [g.numel() for g in gradients])
         return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """A tensor [...] of this process to those of all processes, [processes, ...]."""
+        if self.trainer.world_size == 1:
+            return tensor.unsqueeze(0)
+        gathered = self.all_gather(tensor)
+        assert isinstance(gathered, Tensor)
+        return gathered
 
     # Evaluation
 
@@ -139,8 +169,8 @@ class Algorithm(LightningModule):
         """Log the returns of all processes' episodes."""
         self._log_episodes("test")
 
-    def _act_deterministically(self, obs: Tensor) -> Tensor:
-        return self.act(obs.to(self.device), deterministic=True)
+    def _act_deterministically(self, obs: Obs) -> Tensor:
+        return self.act(to_device(obs, self.device), deterministic=True)
 
     def _play(self, seeds: Sequence[int]) -> None:
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
@@ -198,6 +228,14 @@ class Algorithm(LightningModule):
     def _is_needed(self, callback: Callback) -> bool:
         """Whether the trainer has none of this kind, be it the user's or this one from an earlier stage."""
         return not any(isinstance(c, type(callback)) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def gradients_of(loss: Tensor, owners: Sequence[nn.Module]) -> Gradients:
+    """∂loss/∂parameters for each owner's own parameters, in one backward pass."""
+    parameters = [list(owner.parameters()) for owner in owners]
+    flat = torch.autograd.grad(loss, [parameter for own in parameters for parameter in own])
+    ends = [sum(len(own) for own in parameters[: i + 1]) for i in range(len(parameters))]
+    return [tuple(flat[end - len(own) : end]) for own, end in zip(parameters, ends, strict=True)]
 
 
 def configured(

@@ -1,7 +1,7 @@
 """Replay memory: a plain preallocated ring."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -142,7 +142,7 @@ def _align(offset: int, itemsize: int) -> int:
     return -(-offset // itemsize) * itemsize
 
 
-def torch_dtype(space: gym.spaces.Box) -> torch.dtype:
+def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
     """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
     if space.dtype == np.float64:
         return torch.float32

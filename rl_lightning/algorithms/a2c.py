@@ -1,0 +1,150 @@
+"""Advantage actor-critic over several environments: A3C's synchronous form (arXiv:1602.01783), with GAE."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import RMSprop
+
+from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
+from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
+from rl_lightning.errors import require
+from rl_lightning.functional import clipped_to_norm, explained_variance, gae, half_squared_error, standardized
+from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
+from rl_lightning.types import Obs, Rollout, flat_in_time
+
+
+class A2C(Algorithm):
+    """One gradient step for each rollout, along A_t ∇log π(a_t|s_t), with n-step or GAE advantages A_t.
+
+    Args:
+        observation_space: see `rl_lightning.networks.make_encoder`.
+        action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+        gamma: the discount γ, in [0, 1].
+        gae_lambda: λ in [0, 1]; 1 gives n-step returns up to the rollout's end.
+        ent_coef: weight of the policy's entropy in its loss, at least 0.
+        vf_coef: weight of the value loss; it matters with a shared trunk and for gradient clipping.
+        max_grad_norm: bound on the norm of each optimizer's gradients; None leaves them.
+        normalize_advantage: to mean 0 and deviation 1 in each rollout.
+        normalize_observations: with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
+        state_dependent_std: of a Gaussian policy.
+        shared_trunk: one encoder of images for policy and value; it is then stepped by the policy's optimizer.
+        network: the body of both networks.
+        policy_optimizer: steps the policy.
+        value_optimizer: steps the value.
+        policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
+        value_scheduler: likewise.
+        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
+        compile: run `gradients` as one compiled graph.
+
+    Raises:
+        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+    """
+
+    learns_from = RolloutDataModule
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 1.0,
+        max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
+        state_dependent_std: bool = False,
+        shared_trunk: bool = False,
+        network: NetworkCallable = MLP,
+        policy_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5),
+        value_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5),
+        policy_scheduler: LRSchedulerCallable | None = None,
+        value_scheduler: LRSchedulerCallable | None = None,
+        init_from: str | Path | None = None,
+        compile: bool = True,
+    ) -> None:
+        super().__init__(observation_space, action_space, compile)
+        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
+        require(0.0 <= gae_lambda <= 1.0, "gae_lambda", gae_lambda, "give a number in [0, 1]")
+        require(ent_coef >= 0.0, "ent_coef", ent_coef, "give 0 or more")
+        require(vf_coef > 0.0, "vf_coef", vf_coef, "give a number above 0")
+        require(
+            max_grad_norm is None or max_grad_norm > 0.0, "max_grad_norm", max_grad_norm, "give more than 0, or null"
+        )
+        self.gamma, self.gae_lambda, self.ent_coef, self.vf_coef = gamma, gae_lambda, ent_coef, vf_coef
+        self.max_grad_norm, self.normalize_advantage = max_grad_norm, normalize_advantage
+        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
+        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
+        self.networks = PolicyAndValue(
+            observation_space,
+            action_space,
+            network,
+            "A2C",
+            state_dependent_std,
+            shared_trunk,
+            normalize_observations,
+            gamma if normalize_returns else None,
+        )
+        self.configure_optimizers()  # what they refuse is refused here, before anything is created
+        if init_from is not None:
+            self.load_weights(init_from)
+
+    def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
+        """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
+        pi = self.networks.distribution(obs)
+        return pi.mode() if deterministic else pi.sample()
+
+    def minibatches(self, batch: RolloutStream) -> Iterator[Rollout]:
+        """Each rollout whole, [T, N, ...]."""
+        for rollout in batch:
+            yield rollout._replace(reward=self.networks.scaled_rewards(rollout, self.gather))
+            self.networks.take_in(rollout, self.gather)
+
+    def gradients(self, batch: Rollout) -> tuple[Metrics, Gradients]:
+        """Of the policy's and the value's loss."""
+        pi, value = self.networks(flat_in_time(batch.obs))  # value: [T N]
+        with torch.no_grad():
+            next_value = self.networks.values(flat_in_time(batch.next_obs))  # [T N]
+            advantage = gae(
+                batch.reward,
+                value.view_as(batch.reward),
+                next_value.view_as(batch.reward),
+                batch.terminated,
+                batch.truncated,
+                self.gamma,
+                self.gae_lambda,
+            ).flatten()  # [T N]
+            returns = advantage + value  # [T N]
+            if self.normalize_advantage:
+                advantage = standardized(advantage)
+        entropy = pi.entropy().mean()
+        policy_loss = -(advantage * pi.log_prob(batch.action.flatten(0, 1))).mean()
+        value_loss = half_squared_error(value, returns)
+        metrics = {
+            "train/policy_loss": policy_loss,
+            "train/value_loss": value_loss,
+            "train/entropy": entropy,
+            "train/v_mean": value.mean(),
+            "train/explained_variance": explained_variance(value, returns),
+        }
+        # the policy does not enter the value's loss, nor the value the policy's: only a shared trunk sees both
+        loss = policy_loss - self.ent_coef * entropy + self.vf_coef * value_loss
+        gradients = gradients_of(loss, [self.networks.policy, self.networks.value])
+        return {name: metric.detach() for name, metric in metrics.items()}, [
+            clipped_to_norm(own, self.max_grad_norm) for own in gradients
+        ]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One for each network, in the order of `gradients`."""
+        return (
+            configured("policy_optimizer", self.networks.policy, self.policy_optimizer, self.policy_scheduler),
+            configured("value_optimizer", self.networks.value, self.value_optimizer, self.value_scheduler),
+        )

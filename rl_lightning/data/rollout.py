@@ -1,0 +1,172 @@
+"""Learning from rollouts: whatever the present policy has just done, used once and forgotten."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl_lightning.data.module import EnvironmentDataModule
+from rl_lightning.envs import Vectorization
+from rl_lightning.errors import require
+from rl_lightning.evaluation import to_tensor
+from rl_lightning.types import Rollout, Step, map_obs, to_device
+
+EPISODE_BATCH = 1_000  # environment steps of a training batch of whole episodes, unless told otherwise
+
+
+class RolloutDataModule(EnvironmentDataModule):
+    """Rollouts of the present policy, each gathered by `EnvironmentInteraction` at the moment it is asked for.
+
+    One training batch is a stream of rollouts: the learner takes one, learns from it, and takes the next.
+
+    Args:
+        env_id: a registered Gymnasium environment; ``module:Id`` imports `module` first.
+        env_kwargs: arguments of the environment itself, e.g. ``{g: 15}``.
+        num_envs: training environments, in each process.
+        vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
+            Gymnasium's own vectorized environment where that is faster, else ``sync``.
+        total_env_steps: length of the run, in environment steps of all environments together.
+        env_steps_per_epoch: environment steps from one evaluation and checkpoint to the next; by default a twentieth
+            of the run.
+        rollout_steps: steps of every environment in one rollout; None gives one whole episode instead, of one
+            environment.
+        env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which rollouts
+            follow each other without Lightning's loop in between; by default one rollout, or 1000 of whole episodes.
+        eval_episodes: episodes of each evaluation during training.
+        test_episodes: episodes of `test`, the evaluation that ends a run.
+
+    Attributes:
+        observation_space: of one environment.
+        action_space: of one environment, bounded dimensions in [-1, 1].
+
+    Raises:
+        UsageError: an environment or a value that cannot work, before anything is created.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        env_kwargs: dict[str, Any] | None = None,
+        num_envs: int = 1,
+        vectorization: Vectorization = "auto",
+        total_env_steps: int = 100_000,
+        env_steps_per_epoch: int | None = None,
+        rollout_steps: int | None = 128,
+        env_steps_per_batch: int | None = None,
+        eval_episodes: int = 10,
+        test_episodes: int = 100,
+    ) -> None:
+        require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
+        if rollout_steps is None:
+            require(num_envs == 1, "num_envs", num_envs, "whole episodes come one after the other; give 1")
+            rollout_env_steps, default = 1, min(EPISODE_BATCH, total_env_steps)
+        else:
+            require(rollout_steps >= 1, "rollout_steps", rollout_steps, "give 1 or more, or null for whole episodes")
+            rollout_env_steps = default = rollout_steps * num_envs
+        if env_steps_per_batch is None:
+            env_steps_per_batch = default
+        require(
+            env_steps_per_batch >= 1 and env_steps_per_batch % rollout_env_steps == 0,
+            "env_steps_per_batch",
+            env_steps_per_batch,
+            f"give a multiple of rollout_steps x num_envs = {rollout_env_steps}",
+        )
+        super().__init__(
+            env_id,
+            env_kwargs,
+            num_envs,
+            vectorization,
+            total_env_steps,
+            env_steps_per_epoch,
+            eval_episodes,
+            test_episodes,
+            env_steps_per_batch,
+        )
+        self.rollout_steps = rollout_steps
+        self._steps: list[Step] = []
+
+    def store(self, step: Step) -> None:
+        """Keep a step for the rollout under way."""
+        self._steps.append(step)
+
+    def rollout(self) -> Rollout:
+        """Gather one rollout: [T, num_envs, ...], on the CPU."""
+        self._steps = []  # what an interrupted run has left
+        if self.rollout_steps is None:
+            while not (self._steps and (self._steps[-1].terminated | self._steps[-1].truncated)[0]):
+                self.collect()
+        else:
+            for _ in range(self.rollout_steps):
+                self.collect()
+        obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*self._steps, strict=True))
+        self._steps = []
+        return Rollout(
+            obs=to_tensor(map_obs(_stacked, *obs), self.observation_space),
+            action=torch.from_numpy(np.stack(action)),
+            reward=torch.from_numpy(np.stack(reward)).float(),
+            next_obs=to_tensor(map_obs(_stacked, *next_obs), self.observation_space),
+            terminated=torch.from_numpy(np.stack(terminated)),
+            truncated=torch.from_numpy(np.stack(truncated)),
+        )
+
+    def train_dataloader(self) -> "RolloutLoader":
+        """One epoch of streams of rollouts."""
+        return RolloutLoader(self)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Have a stream's rollouts moved as they come; seeds of episodes stay."""
+        if isinstance(batch, RolloutStream):
+            batch.device = device
+        return batch
+
+
+class RolloutStream:
+    """One training batch: rollouts, each gathered when asked for, until they have taken `env_steps`.
+
+    Args:
+        data: that gathers them.
+        env_steps: of this process; whole episodes may take more.
+
+    Attributes:
+        device: where rollouts are moved to.
+        taken: environment steps so far.
+    """
+
+    def __init__(self, data: RolloutDataModule, env_steps: int) -> None:
+        self.data, self.env_steps = data, env_steps
+        self.device = torch.device("cpu")
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[Rollout]:
+        """Rollouts [T, num_envs, ...] on the device."""
+        while self.taken < self.env_steps:
+            rollout = self.data.rollout()
+            self.taken += rollout.reward.numel()
+            yield Rollout(*(to_device(field, self.device) for field in rollout))
+
+
+class RolloutLoader:
+    """An epoch of streams. It has a length, so Lightning never prefetches one.
+
+    Args:
+        data: that gathers the rollouts.
+    """
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self.data, self.batches = data, data.batches_per_epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[RolloutStream]:
+        """Streams of `env_steps_per_batch` environment steps; what an episode takes more, the next takes less."""
+        excess = 0
+        for _ in range(self.batches):
+            stream = RolloutStream(self.data, self.data.env_steps_per_batch - excess)
+            yield stream
+            excess = stream.taken - stream.env_steps
+
+
+def _stacked(*steps: Any) -> Any:
+    return np.stack(steps)

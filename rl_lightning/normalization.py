@@ -1,0 +1,128 @@
+"""Running statistics as modules: saved with the learner, frozen in evaluation, the same in every process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from rl_lightning.functional import discounted_sum
+from rl_lightning.types import Obs
+
+Gather = Callable[[Tensor], Tensor]
+"""A tensor [...] of this process to those of all processes, [processes, ...]."""
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all samples so far, element by element.
+
+    Args:
+        shape: of one sample.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, samples: Tensor, gather: Gather) -> None:
+        """Take in samples [B, *shape] of every process, each of which has as many (Chan et al., 1979)."""
+        means = gather(samples.mean(0))  # [P, *shape]
+        variances = gather(samples.var(0, correction=0))  # [P, *shape]
+        added = len(samples) * len(means)
+        mean = means.mean(0)
+        var = variances.mean(0) + means.var(0, correction=0)  # within and between the processes
+        weight = (added / (self.count + added)).float()  # of the new samples
+        shift = mean - self.mean
+        self.var += weight * (var - self.var) + weight * (1.0 - weight) * shift.square()
+        self.mean += weight * shift
+        self.count += added
+
+
+class ObservationNormalizer(nn.Module):
+    """(s − mean) / std of every real-valued vector among the observations, clipped; images and the rest pass.
+
+    Before the first update it passes everything.
+
+    Args:
+        space: of the observations.
+        clip: bound on the result.
+    """
+
+    def __init__(self, space: gym.Space[Any], clip: float = 10.0) -> None:
+        super().__init__()
+        self.clip = clip
+        vectors = {name: box.shape for name, box in _vectors(space).items()}
+        self.moments = nn.ModuleDict({name: RunningMoments(shape) for name, shape in vectors.items()})
+
+    def forward(self, obs: Obs) -> Obs:
+        """Observations [..., *obs_shape], normalized with the statistics so far."""
+        return self._map(obs, "", self._normalized)
+
+    def update(self, obs: Obs, gather: Gather) -> None:
+        """Take in observations with two leading dimensions, [T, N, *obs_shape], of every process."""
+        self._map(obs, "", lambda x, moments: moments.update(x.flatten(0, 1), gather))
+
+    def _normalized(self, x: Tensor, moments: RunningMoments) -> Tensor:
+        return ((x - moments.mean) * (moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
+
+    def _map(self, obs: Obs, path: str, function: Callable[[Tensor, RunningMoments], Any]) -> Any:
+        if isinstance(obs, dict):
+            return {key: self._map(value, f"{path}/{key}", function) for key, value in obs.items()}
+        name = path or "/"
+        if name not in self.moments:
+            return obs
+        moments = self.moments[name]
+        assert isinstance(moments, RunningMoments)
+        return function(obs, moments)
+
+
+class ReturnNormalizer(nn.Module):
+    """r / std(R), clipped, where R_t = γ R_{t−1} + r_t is the discounted sum of an episode's rewards so far.
+
+    So values stay near unit size whatever the scale of rewards, and their sign stays. (As in OpenAI's Baselines.)
+
+    Args:
+        gamma: the discount.
+        clip: bound on the result.
+    """
+
+    carried: Tensor
+
+    def __init__(self, gamma: float, clip: float = 10.0) -> None:
+        super().__init__()
+        self.gamma, self.clip = gamma, clip
+        self.moments = RunningMoments(())
+        # R at the end of the latest rollout, [N]; not saved, since a resumed run begins new episodes
+        self.register_buffer("carried", torch.zeros(()), persistent=False)
+
+    @torch.no_grad()
+    def update(self, reward: Tensor, done: Tensor, gather: Gather) -> None:
+        """Take in a rollout's rewards, [T, N], and where its episodes ended, [T, N] bool, of every process."""
+        first = torch.zeros_like(reward)
+        first[0] = self.gamma * self.carried
+        # along reversed time; an R goes on to the next step unless the episode ended here
+        goes_on = torch.cat([torch.zeros_like(reward[:1]), self.gamma * ~done[:-1]])
+        returns = discounted_sum((reward + first).flip(0), goes_on.flip(0)).flip(0)  # [T, N]
+        self.carried = returns[-1] * ~done[-1]
+        self.moments.update(returns.flatten(), gather)
+
+    def forward(self, reward: Tensor) -> Tensor:
+        """Rewards [T, N], scaled with the statistics so far."""
+        return (reward * (self.moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
+
+
+def _vectors(space: gym.Space[Any], path: str = "") -> dict[str, gym.spaces.Box]:
+    """The real-valued vectors of a space, by their path in it."""
+    if isinstance(space, gym.spaces.Dict):
+        parts = [_vectors(part, f"{path}/{key}") for key, part in space.spaces.items()]
+        return {name: box for part in parts for name, box in part.items()}
+    real = isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1
+    return {path or "/": space} if real else {}

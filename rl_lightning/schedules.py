@@ -1,0 +1,29 @@
+"""Schedules of settings over a run, by the share of its environment steps that is done."""
+
+import math
+from typing import Literal, get_args
+
+from rl_lightning.errors import require
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def scheduled(schedule: Schedule, start: float, end: float, progress: float) -> float:
+    """A setting on its way from `start` to `end`.
+
+    Args:
+        schedule: `constant` stays at `start`; `linear` and `cosine` (half a period) arrive at `end`.
+        start: value at progress 0.
+        end: value at progress 1 and after.
+        progress: share of the way, from 0.
+
+    Raises:
+        UsageError: any other schedule.
+    """
+    require(schedule in get_args(Schedule), "schedule", schedule, f"give one of {get_args(Schedule)}")
+    done = min(progress, 1.0)
+    if schedule == "constant":
+        return start
+    if schedule == "cosine":
+        done = 0.5 * (1.0 - math.cos(math.pi * done))
+    return start + done * (end - start)
