@@ -22,7 +22,7 @@ from rl_lightning.evaluation import to_numpy, to_tensor
 from rl_lightning.types import Step, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rl_lightning.algorithms.module import Algorithm
 
@@ -45,7 +45,8 @@ class EnvironmentInteraction(Callback):
 
     def __init__(self) -> None:
         self.env_steps = 0
-        self._returns, self._lengths = MeanMetric(), MeanMetric()  # of episodes finished since the last row
+        self._returns, self._lengths = MeanMetric(), MeanMetric()
+        self._finished: list[tuple[float, float]] = []  # return and length of episodes since the last row
         self._envs: VectorEnv[Any, Any, Any] | None = None
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
         self._paused_at: float | None = None
@@ -55,7 +56,7 @@ class EnvironmentInteraction(Callback):
         if stage == "fit":
             self.env_steps = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
         """Open the environments, and take the random steps that learning starts from."""
         data = _environment_data(trainer)
         self._returns.to(pl_module.device)
@@ -66,11 +67,13 @@ class EnvironmentInteraction(Callback):
         env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
         self._envs.action_space.seed(env_seeds.pop())
         self._modules = list(pl_module.modules())
+        self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
-        for _ in range(-(-data.random_steps // (data.num_envs * trainer.world_size))):
-            self._step(self._envs.action_space.sample(), trainer, data)
-        data.collect = partial(self._act, trainer, pl_module, data)
+        self._env_steps_per_row = data.num_envs * trainer.world_size
+        for _ in range(-(-data.random_steps // self._env_steps_per_row)):
+            self._step(self._envs.action_space.sample(), data)
+        data.collect = partial(self._collect, pl_module, data)
         if self._rng is not None:  # last, since everything above draws numbers
             _set_rng(self._rng)
             self._rng = None
@@ -122,14 +125,15 @@ class EnvironmentInteraction(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.env_steps, self._rng = state_dict["env_steps"], state_dict["rng"]
 
-    def _act(self, trainer: Trainer, algorithm: Algorithm, data: EnvironmentDataModule) -> None:
-        """One step of every environment with the learner's policy."""
+    def _collect(self, algorithm: Algorithm, data: EnvironmentDataModule, enough: Callable[[], bool]) -> None:
+        """Steps of every environment with the learner's policy, until there are enough."""
+        device = algorithm.device
         with acting(self._modules):
-            obs = to_device(to_tensor(self._obs, data.observation_space), algorithm.device)
-            action = to_numpy(algorithm.act(obs))
-        self._step(action, trainer, data)
+            while not enough():
+                action = algorithm.act(to_device(to_tensor(self._obs, data.observation_space), device))
+                self._step(to_numpy(action), data)
 
-    def _step(self, action: NDArray[Any], trainer: Trainer, data: EnvironmentDataModule) -> None:
+    def _step(self, action: NDArray[Any], data: EnvironmentDataModule) -> None:
         """One step of every environment: store it, then reset the environments that finished."""
         assert self._envs is not None
         if not np.isfinite(action).all():
@@ -139,13 +143,12 @@ class EnvironmentInteraction(Callback):
             )
         next_obs, reward, terminated, truncated, _ = self._envs.step(action)
         data.store(Step(self._obs, action, reward, next_obs, terminated, truncated))
-        self.env_steps += data.num_envs * trainer.world_size
+        self.env_steps += self._env_steps_per_row
         self._episode_return += reward
         self._episode_length += 1
         done = terminated | truncated
         if done.any():
-            self._returns.update(torch.from_numpy(self._episode_return[done]).float())
-            self._lengths.update(torch.from_numpy(self._episode_length[done]).float())
+            self._finished.extend(zip(self._episode_return[done], self._episode_length[done], strict=True))
             self._episode_return[done], self._episode_length[done] = 0.0, 0
             next_obs, _ = self._envs.reset(options={"reset_mask": done})
         self._obs = next_obs
@@ -155,8 +158,14 @@ class EnvironmentInteraction(Callback):
         row = {name: value.item() for name, value in algorithm.losses.items()}
         row["time/env_steps_per_second"] = (self.env_steps - self._row_env_steps) / (now - self._row_started)
         self._row_started, self._row_env_steps = now, self.env_steps
-        for name, metric in (("train/return", self._returns), ("train/episode_length", self._lengths)):
-            metric.update(0.0, weight=0.0)  # so that processes without a finished episode join the exchange
+        returns, lengths = zip(*self._finished, strict=True) if self._finished else ((), ())
+        self._finished = []
+        for name, metric, values in (
+            ("train/return", self._returns, returns),
+            ("train/episode_length", self._lengths, lengths),
+        ):
+            # weight 0, so that processes without a finished episode join the exchange
+            metric.update(torch.tensor([*values, 0.0]), weight=torch.tensor([*(1.0 for _ in values), 0.0]))
             value = metric.compute().item()
             metric.reset()
             if not np.isnan(value):

@@ -2,12 +2,25 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 
 R = TypeVar("R")
+
+
+# Of what a graph was made from, that which may change in a run: numbers and flags (of learners, by callbacks), the
+# shapes and dtypes of what goes in, the mode of gradients. Watching every module, hook and function as well takes more
+# time, at every call, than the gradients of a small network.
+_WATCHED = ("CONSTANT_MATCH", "EQUALS_MATCH", "GRAD_MODE", "GLOBAL_STATE", "SEQUENCE_LENGTH", "SHAPE_ENV")
+
+
+def _worth_watching(guards: Sequence[Any]) -> list[bool]:
+    return [
+        guard.guard_type in _WATCHED or (guard.guard_type == "TENSOR_MATCH" and "_parameters" not in guard.name)
+        for guard in guards
+    ]
 
 
 def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
@@ -19,7 +32,7 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     Warns:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
-    compiled = torch.compile(function, fullgraph=True, dynamic=False)
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, options={"guard_filter_fn": _worth_watching})
     # patched here and not globally: other people's compiled code keeps its own setting
     tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
     failed = False

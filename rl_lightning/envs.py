@@ -1,9 +1,10 @@
 """Gymnasium environments: making, checking, seeding and rescaling them."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -51,12 +52,12 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
         self._check_obs(obs)
-        reward = np.asarray(given, dtype=np.float64)
-        if reward.ndim != 0:
-            raise self._fault(f"returned a reward of shape {reward.shape}; a scalar is needed")
-        if not np.isfinite(reward):
+        if isinstance(given, np.ndarray) and given.ndim:
+            raise self._fault(f"returned a reward of shape {given.shape}; a scalar is needed")
+        reward = math.nan if given is None else float(given)
+        if not math.isfinite(reward):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
-        return obs, float(reward), terminated, truncated, info
+        return obs, reward, terminated, truncated, info
 
     def _check_obs(self, obs: Any, space: gym.Space[Any] | None = None) -> None:
         space = space or self.observation_space
@@ -133,7 +134,8 @@ class CartPoleVector(CartPoleVectorEnv):
     One generator draws the starts of all environments, seeded with the first of the seeds.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+    metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's)
+    state: Any
 
     def reset(  # noqa: D102 (Gymnasium's)
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

@@ -69,10 +69,10 @@ def _reset(envs: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> Any:
 
 
 def to_tensor(obs: Any, space: gym.Space[Any]) -> Any:
-    """Observations of one space, any leading dimensions, as learners see them: copies in the dtype of replay."""
+    """Observations of one space, any leading dimensions, as learners see them: in the dtype of replay."""
     if isinstance(space, gym.spaces.Dict):
         return {key: to_tensor(obs[key], part) for key, part in space.spaces.items()}
-    return torch.tensor(obs, dtype=torch_dtype(space))
+    return torch.as_tensor(obs, dtype=torch_dtype(space))
 
 
 def to_numpy(action: Tensor) -> NDArray[Any]:

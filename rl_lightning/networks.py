@@ -253,12 +253,17 @@ class GaussianHead(nn.Module):
     LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of σ(s), as in SAC
 
     def __init__(
-        self, in_features: int, space: gym.spaces.Box, network: NetworkCallable, state_dependent_std: bool
+        self,
+        in_features: int,
+        space: gym.spaces.Box,
+        network: NetworkCallable,
+        state_dependent_std: bool,
+        log_std_init: float,
     ) -> None:
         super().__init__()
         action_dim = space.shape[0]
         self.body = network(in_features, 2 * action_dim if state_dependent_std else action_dim)
-        self.log_std = None if state_dependent_std else nn.Parameter(torch.zeros(action_dim))
+        self.log_std = None if state_dependent_std else nn.Parameter(torch.full((action_dim,), log_std_init))
 
     def forward(self, features: Tensor) -> Gaussian:  # noqa: D102
         out = self.body(features).float()
@@ -280,6 +285,7 @@ class PolicyAndValue(nn.Module):
         network: the body of both.
         learner: for messages.
         state_dependent_std: of a Gaussian policy.
+        log_std_init: where log σ starts, if it is the same for all states.
         shared_trunk: one encoder for both.
         normalize_observations: with running statistics.
         normalize_returns: with the discount γ given, rewards are scaled by the returns' running deviation.
@@ -299,6 +305,7 @@ class PolicyAndValue(nn.Module):
         network: NetworkCallable,
         learner: str,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         shared_trunk: bool = False,
         normalize_observations: bool = False,
         normalize_returns: float | None = None,
@@ -315,7 +322,7 @@ class PolicyAndValue(nn.Module):
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):
             check_gaussian_action_space(action_space, learner)
-            head = GaussianHead(encoder.out_features, action_space, network, state_dependent_std)
+            head = GaussianHead(encoder.out_features, action_space, network, state_dependent_std, log_std_init)
         else:
             check_finite_action_space(action_space, learner)
             head = CategoricalHead(encoder.out_features, action_space, network)
@@ -336,7 +343,8 @@ class PolicyAndValue(nn.Module):
 
     def distribution(self, obs: Obs) -> Distribution:
         """π(·|s) alone."""
-        distribution: Distribution = self.policy(self.normalized(obs))
+        encoder, head = self.policy
+        distribution: Distribution = head(encoder(self.normalized(obs)))
         return distribution
 
     def values(self, obs: Obs) -> Tensor:
@@ -382,7 +390,9 @@ def initialize_orthogonally(network: nn.Module, out_gain: float) -> None:
                     nn.init.orthogonal_(layer.weight, 2.0**0.5)
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         if isinstance(body, MLP):
-            nn.init.orthogonal_(body[-1].weight, out_gain)
+            head = body[-1]
+            assert isinstance(head, nn.Linear)
+            nn.init.orthogonal_(head.weight, out_gain)
 
 
 def check_gaussian_action_space(space: gym.spaces.Box, learner: str) -> None:

@@ -64,7 +64,8 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, obs: Obs) -> Obs:
         """Observations [..., *obs_shape], normalized with the statistics so far."""
-        return self._map(obs, "", self._normalized)
+        normalized: Obs = self._map(obs, "", self._normalized)
+        return normalized
 
     def update(self, obs: Obs, gather: Gather) -> None:
         """Take in observations with two leading dimensions, [T, N, *obs_shape], of every process."""
@@ -124,5 +125,6 @@ def _vectors(space: gym.Space[Any], path: str = "") -> dict[str, gym.spaces.Box]
     if isinstance(space, gym.spaces.Dict):
         parts = [_vectors(part, f"{path}/{key}") for key, part in space.spaces.items()]
         return {name: box for part in parts for name, box in part.items()}
-    real = isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1
-    return {path or "/": space} if real else {}
+    if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1:
+        return {path or "/": space}
+    return {}

@@ -33,7 +33,8 @@ class A2C(Algorithm):
         normalize_advantage: to mean 0 and deviation 1 in each rollout.
         normalize_observations: with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
-        state_dependent_std: of a Gaussian policy.
+        state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
+        log_std_init: log of the deviation at the start, where it is one for all.
         shared_trunk: one encoder of images for policy and value; it is then stepped by the policy's optimizer.
         network: the body of both networks.
         policy_optimizer: steps the policy.
@@ -62,10 +63,11 @@ class A2C(Algorithm):
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         shared_trunk: bool = False,
         network: NetworkCallable = MLP,
-        policy_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5),
-        value_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5),
+        policy_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5, foreach=True),
+        value_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5, foreach=True),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,
@@ -89,6 +91,7 @@ class A2C(Algorithm):
             network,
             "A2C",
             state_dependent_std,
+            log_std_init,
             shared_trunk,
             normalize_observations,
             gamma if normalize_returns else None,

@@ -27,7 +27,8 @@ class ActorCritic(Algorithm):
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         ent_coef: weight of the policy's entropy in its loss, at least 0.
-        state_dependent_std: of a Gaussian policy.
+        state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
+        log_std_init: log of the deviation at the start, where it is one for all.
         network: the body of both networks.
         policy_optimizer: steps θ.
         value_optimizer: steps w.
@@ -49,6 +50,7 @@ class ActorCritic(Algorithm):
         gamma: float = 0.99,
         ent_coef: float = 0.0,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         network: NetworkCallable = MLP,
         policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-4, fused=True),
         value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
@@ -63,7 +65,9 @@ class ActorCritic(Algorithm):
         self.gamma, self.ent_coef = gamma, ent_coef
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
         self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
-        self.networks = PolicyAndValue(observation_space, action_space, network, "ActorCritic", state_dependent_std)
+        self.networks = PolicyAndValue(
+            observation_space, action_space, network, "ActorCritic", state_dependent_std, log_std_init
+        )
         self.configure_optimizers()  # what they refuse is refused here, before anything is created
         if init_from is not None:
             self.load_weights(init_from)

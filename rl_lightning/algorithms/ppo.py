@@ -52,7 +52,8 @@ class PPO(Algorithm):
             than 1.5 times this; None never does.
         normalize_observations: with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
-        state_dependent_std: of a Gaussian policy.
+        state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
+        log_std_init: log of the deviation at the start, where it is one for all.
         shared_trunk: one encoder of images for policy and value; it is then stepped by the policy's optimizer.
         network: the body of both networks.
         policy_optimizer: steps the policy.
@@ -87,6 +88,7 @@ class PPO(Algorithm):
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         shared_trunk: bool = False,
         network: NetworkCallable = MLP,
         policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, eps=1e-5, fused=True),
@@ -128,6 +130,7 @@ class PPO(Algorithm):
             network,
             "PPO",
             state_dependent_std,
+            log_std_init,
             shared_trunk,
             normalize_observations,
             gamma if normalize_returns else None,

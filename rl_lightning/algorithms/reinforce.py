@@ -41,7 +41,8 @@ class REINFORCE(Algorithm):
         update: gradient steps: one for each `episode`, summed over its time steps, or one for each time `step` in turn,
             exactly as Algorithm 1 has it.
         ent_coef: weight of the policy's entropy in its loss, at least 0.
-        state_dependent_std: of a Gaussian policy.
+        state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
+        log_std_init: log of the deviation at the start, where it is one for all.
         network: the body of both networks.
         policy_optimizer: steps φ.
         value_optimizer: steps θ.
@@ -64,6 +65,7 @@ class REINFORCE(Algorithm):
         update: Update = "episode",
         ent_coef: float = 0.0,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         network: NetworkCallable = MLP,
         policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
         value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
@@ -80,7 +82,9 @@ class REINFORCE(Algorithm):
         self.discount_policy_gradient, self.update = discount_policy_gradient, update
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
         self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
-        self.networks = PolicyAndValue(observation_space, action_space, network, "REINFORCE", state_dependent_std)
+        self.networks = PolicyAndValue(
+            observation_space, action_space, network, "REINFORCE", state_dependent_std, log_std_init
+        )
         self.configure_optimizers()  # what they refuse is refused here, before anything is created
         if init_from is not None:
             self.load_weights(init_from)

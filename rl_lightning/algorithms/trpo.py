@@ -56,7 +56,8 @@ class TRPO(Algorithm):
         normalize_advantage: to mean 0 and deviation 1 in each rollout.
         normalize_observations: with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
-        state_dependent_std: of a Gaussian policy.
+        state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
+        log_std_init: log of the deviation at the start, where it is one for all.
         network: the body of both networks.
         value_optimizer: steps V.
         value_scheduler: of its learning rate, stepped at every gradient step of V.
@@ -86,6 +87,7 @@ class TRPO(Algorithm):
         normalize_observations: bool = False,
         normalize_returns: bool = False,
         state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
         value_scheduler: LRSchedulerCallable | None = None,
@@ -115,6 +117,7 @@ class TRPO(Algorithm):
             network,
             "TRPO",
             state_dependent_std,
+            log_std_init,
             normalize_observations=normalize_observations,
             normalize_returns=gamma if normalize_returns else None,
         )
@@ -139,7 +142,7 @@ class TRPO(Algorithm):
             self.policy_metrics = self.step_policy(samples)
             size = len(samples.returns)
             for _ in range(self.n_critic_updates):
-                for index in torch.randperm(size, device=self.device).split(self.batch_size):
+                for index in torch.split(torch.randperm(size, device=self.device), self.batch_size):
                     obs = map_obs(lambda x, index=index: x[index], samples.obs)
                     yield ValueSamples(obs, samples.returns[index])
             self.networks.take_in(rollout, self.gather)

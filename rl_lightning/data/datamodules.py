@@ -101,6 +101,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size
         self.save_buffer = save_buffer
         self._buffer: ReplayBuffer | None = None
+        self._fresh = 0  # steps added since the latest sample
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
@@ -129,6 +130,12 @@ class ReplayDataModule(EnvironmentDataModule):
     def store(self, step: Step) -> None:
         """Add transitions to the buffer."""
         self.buffer.add(step.obs, step.action, step.reward, step.next_obs, step.terminated)
+        self._fresh += 1
+
+    def collect_fresh(self) -> None:
+        """Have `train_freq` steps of every environment added."""
+        self._fresh = 0
+        self.collect(lambda: self._fresh == self.train_freq)
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
@@ -170,6 +177,5 @@ class ReplayLoader:
     def __iter__(self) -> Iterator[Transition]:
         """Transitions [updates, batch_size, ...]."""
         for _ in range(self.iterations):
-            for _ in range(self.data.train_freq):
-                self.data.collect()
+            self.data.collect_fresh()
             yield self.data.buffer.sample(self.data.updates, self.data.batch_size)

@@ -20,8 +20,8 @@ VAL_SEED, TEST_SEED, PREDICT_SEED = 1_000_000, 2_000_000, 3_000_000  # first epi
 class EnvironmentDataModule(LightningDataModule):
     """The base of `ReplayDataModule` and `RolloutDataModule`, which say what a training batch is.
 
-    A loader that wants experience calls `collect`; `EnvironmentInteraction` then acts, and gives what came of it to
-    `store`. So a batch is always gathered before it is learned from, and nothing is gathered that no batch asked for.
+    A loader that wants experience calls `collect(enough)`; `EnvironmentInteraction` then acts, and gives what comes of
+    it to `store`, until `enough()`. So a batch is gathered just before it is learned from, and nothing else is.
 
     Args:
         env_id: a registered Gymnasium environment; ``module:Id`` imports `module` first.
@@ -80,7 +80,7 @@ class EnvironmentDataModule(LightningDataModule):
         probe = make_env(env_id, self.env_kwargs)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         probe.close()
-        self.collect: Callable[[], None] = _nobody_collects
+        self.collect: Callable[[Callable[[], bool]], None] = _nobody_collects
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None
 
     # Experience
@@ -164,5 +164,5 @@ class EpisodeLoader:
             yield list(self.seeds[start : start + self.batch_size])
 
 
-def _nobody_collects() -> None:
+def _nobody_collects(enough: Callable[[], bool]) -> None:
     raise RuntimeError("EnvironmentInteraction collects, from the start of training on")

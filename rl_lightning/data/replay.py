@@ -142,8 +142,13 @@ def _align(offset: int, itemsize: int) -> int:
     return -(-offset // itemsize) * itemsize
 
 
+_TORCH_DTYPES = {
+    name: torch.from_numpy(np.empty(0, dtype=name)).dtype
+    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
+}
+_TORCH_DTYPES["float64"] = torch.float32
+
+
 def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
     """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
-    if space.dtype == np.float64:
-        return torch.float32
-    return torch.from_numpy(np.empty(0, dtype=space.dtype)).dtype
+    return _TORCH_DTYPES[str(space.dtype)]

@@ -90,15 +90,15 @@ class RolloutDataModule(EnvironmentDataModule):
         """Keep a step for the rollout under way."""
         self._steps.append(step)
 
+    def _rollout_complete(self) -> bool:
+        if self.rollout_steps is not None:
+            return len(self._steps) == self.rollout_steps
+        return bool(self._steps) and bool(self._steps[-1].terminated[0] or self._steps[-1].truncated[0])
+
     def rollout(self) -> Rollout:
         """Gather one rollout: [T, num_envs, ...], on the CPU."""
         self._steps = []  # what an interrupted run has left
-        if self.rollout_steps is None:
-            while not (self._steps and (self._steps[-1].terminated | self._steps[-1].truncated)[0]):
-                self.collect()
-        else:
-            for _ in range(self.rollout_steps):
-                self.collect()
+        self.collect(self._rollout_complete)
         obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*self._steps, strict=True))
         self._steps = []
         return Rollout(
