@@ -83,7 +83,7 @@ def test_a_vector_never_resets_by_itself_and_the_caller_resets_just_the_finished
 def test_observations_of_an_environment_that_reuses_its_array_are_distinct():
     envs = make_vec_env("toys:Counter-v0", 2, "sync", {"reuse_array": True})
     first, _ = envs.reset(seed=[1, 2])
-    kept = to_tensor(first, envs)
+    kept = to_tensor(first, envs.single_observation_space)
     second = envs.step(np.zeros((2, 2), np.float32))[0]
     third = envs.step(np.zeros((2, 2), np.float32))[0]
     assert [first[0, 1], second[0, 1], third[0, 1]] == [0, 1, 2]

@@ -4,7 +4,7 @@ import torch
 from toys import CounterEnv, counter_data, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import make_vec_env
-from rl_lightning.data.datamodules import PREDICT_SEED, TEST_SEED, VAL_SEED
+from rl_lightning.data.module import PREDICT_SEED, TEST_SEED, VAL_SEED
 from rl_lightning.evaluation import play_episodes, record_episode
 
 

@@ -66,6 +66,17 @@ class ReplayDataModule(EnvironmentDataModule):
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
+        super().__init__(
+            env_id,
+            env_kwargs,
+            num_envs,
+            vectorization,
+            total_env_steps,
+            env_steps_per_epoch,
+            eval_episodes,
+            test_episodes,
+            env_steps_per_batch=train_freq * num_envs,
+        )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
             buffer_size >= max(batch_size, num_envs),
@@ -85,17 +96,6 @@ class ReplayDataModule(EnvironmentDataModule):
             "replay_ratio",
             replay_ratio,
             f"replay_ratio x train_freq x num_envs = {updates:g} gradient steps an iteration; make that a whole number",
-        )
-        super().__init__(
-            env_id,
-            env_kwargs,
-            num_envs,
-            vectorization,
-            total_env_steps,
-            env_steps_per_epoch,
-            eval_episodes,
-            test_episodes,
-            env_steps_per_batch=train_freq * num_envs,
         )
         self.learning_starts, self.train_freq = learning_starts, train_freq
         self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size

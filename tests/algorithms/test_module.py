@@ -99,7 +99,7 @@ def test_float16_with_loss_scaling_is_refused(monkeypatch):
 
 
 def test_where_compiling_fails_it_runs_eagerly_with_one_warning(monkeypatch):
-    def broken_compile(function, fullgraph, dynamic):
+    def broken_compile(function, fullgraph, dynamic, options):
         def call(*args):
             raise torch._inductor.exc.InductorError(RuntimeError("no C++ compiler"), None)
 
@@ -115,7 +115,7 @@ def test_where_compiling_fails_it_runs_eagerly_with_one_warning(monkeypatch):
 
 
 def test_an_error_in_the_function_itself_is_not_taken_for_a_failed_compilation(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, fullgraph, dynamic: function)
+    monkeypatch.setattr(torch, "compile", lambda function, fullgraph, dynamic, options: function)
 
     def wrong(x):
         raise ZeroDivisionError

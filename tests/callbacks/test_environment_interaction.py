@@ -163,7 +163,7 @@ def test_each_batch_is_sampled_after_the_collection_that_precedes_it():
 
     data.buffer.sample = spy
     fit(model, data)
-    assert sizes == list(range(12, 40))
+    assert sizes == list(range(13, 41))
 
 
 @pytest.mark.parametrize("make_data", [counter_data, noise_data], ids=["counter", "noise"])

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import torch
 from toys import counter_data
 
 from rl_lightning import ReplayDataModule, UsageError
-from rl_lightning.data.datamodules import EpisodeLoader, ReplayLoader
+from rl_lightning.data.module import EpisodeLoader
+from rl_lightning.types import Step
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,15 @@ def test_learning_starts_must_reach_every_environment():
 
 
 def test_an_epoch_must_hold_an_iteration():
-    with pytest.raises(UsageError, match=r"env_steps_per_epoch=5 .*train_freq x num_envs = 6"):
+    with pytest.raises(UsageError, match=r"env_steps_per_epoch=5 .*environment steps of one batch, 6"):
         counter_data(num_envs=3, train_freq=2, env_steps_per_epoch=5)
+
+
+def collect_zeros(data, enough):
+    """What EnvironmentInteraction does, without environments."""
+    zeros, none = np.zeros((data.num_envs, 2)), np.zeros(data.num_envs, bool)
+    while not enough():
+        data.store(Step(zeros, zeros, np.zeros(data.num_envs), zeros, none, none))
 
 
 @pytest.mark.parametrize(
@@ -57,13 +66,10 @@ def test_a_batch_holds_the_updates_that_the_replay_ratio_owes_for_an_iteration(
 ):
     data = counter_data(num_envs=num_envs, train_freq=train_freq, replay_ratio=replay_ratio)
     data.setup("fit")
-    for _ in range(3):
-        data.buffer.add(
-            np.zeros((num_envs, 2)), np.zeros((num_envs, 2)), np.zeros(num_envs), np.zeros((num_envs, 2)),
-            np.zeros(num_envs, bool),
-        )  # fmt: skip
+    data.collect = partial(collect_zeros, data)
     batch = next(iter(data.train_dataloader()))
     assert batch.reward.shape == (updates, 8)
+    assert len(data.buffer) == num_envs * train_freq
 
 
 def test_an_epochs_batches_are_its_environment_steps_over_those_of_an_iteration():
@@ -82,20 +88,18 @@ def test_an_epoch_is_a_twentieth_of_the_run_unless_that_is_less_than_an_iteratio
 
 
 def test_each_batch_is_drawn_when_it_is_asked_for():
-    class Counting:
-        draws = 0
-
-        def sample(self, updates, batch_size):
-            self.draws += 1
-            return updates, batch_size
-
-    buffer = Counting()
-    loader = ReplayLoader(buffer, iterations=3, updates=2, batch_size=5)
+    data = counter_data(num_envs=2, train_freq=3, env_steps_per_epoch=18)
+    data.setup("fit")
+    data.collect = partial(collect_zeros, data)
+    loader = data.train_dataloader()
     batches = iter(loader)
-    assert buffer.draws == 0
-    assert next(batches) == (2, 5)
-    assert buffer.draws == 1
+    assert len(data.buffer) == 0
+    generator = data.buffer.generator.get_state()
+    next(batches)
+    assert len(data.buffer) == 6
+    assert not torch.equal(data.buffer.generator.get_state(), generator)
     assert len(list(batches)) == 2
+    assert len(data.buffer) == 18
     assert len(loader) == 3
 
 
