@@ -18,6 +18,10 @@ from rl_lightning.errors import EnvironmentFault, UsageError
 Vectorization = Literal["auto", "sync", "async"]
 
 
+# learners with an encoder for any observation and a policy for any action
+ANY_SPACE = ("A2C", "ActorCritic", "PPO", "REINFORCE", "TRPO")
+
+
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     """Refuse what would poison learning in silence: wrong shapes, NaN and infinities, exceptions without a place.
 
@@ -188,12 +192,12 @@ def check_vector_observation_space(space: gym.Space[Any], learner: str) -> int:
     if not isinstance(space, gym.spaces.Box):
         raise UsageError(
             f"observation space {_one_line(space)} is not supported by {learner}: a Box is needed; "
-            "wrap the environment with gymnasium.wrappers.FlattenObservation"
+            f"wrap the environment with gymnasium.wrappers.FlattenObservation, or choose one of {', '.join(ANY_SPACE)}"
         )
     if len(space.shape) != 1:
         raise UsageError(
             f"observation space of shape {space.shape} is not supported by {learner}: one dimension is needed; "
-            "wrap the environment with gymnasium.wrappers.FlattenObservation"
+            f"wrap the environment with gymnasium.wrappers.FlattenObservation, or choose one of {', '.join(ANY_SPACE)}"
         )
     return space.shape[0]
 
@@ -207,7 +211,7 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
     if not isinstance(space, gym.spaces.Box):
         raise UsageError(
             f"action space {_one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
-            "needed; choose another environment or a learner for discrete actions"
+            f"needed; choose another environment, or one of {', '.join(ANY_SPACE)}"
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise UsageError(
@@ -219,8 +223,8 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
     if not _is_bounded(space):
         raise UsageError(
             f"action space Box(low={space.low.tolist()}, high={space.high.tolist()}) is not supported by {learner}: "
-            "finite bounds with low < high are needed in every dimension; "
-            "wrap the environment with gymnasium.wrappers.ClipAction or give its space bounds"
+            f"finite bounds with low < high are needed in every dimension; give its space bounds, or choose one of "
+            f"{', '.join(ANY_SPACE)}"
         )
     return space.shape[0]
 

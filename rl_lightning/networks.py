@@ -19,6 +19,7 @@ NetworkCallable = Callable[[int, int], nn.Module]
 """A body: called with (in_features, out_features), returns a module that maps [..., in] to [..., out]."""
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}
+FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh, "elu": F.elu, "silu": F.silu}
 
 
 class MLP(nn.Sequential):
@@ -44,6 +45,14 @@ class MLP(nn.Sequential):
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
+        self.function = FUNCTIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        # as nn.Sequential's, but for calling each module: with one observation that takes longer than the arithmetic
+        for layer in self:
+            x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else self.function(x)
+        return x
 
 
 class ValueNetwork(nn.Module):

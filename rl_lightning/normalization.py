@@ -49,7 +49,7 @@ class RunningMoments(nn.Module):
 class ObservationNormalizer(nn.Module):
     """(s − mean) / std of every real-valued vector among the observations, clipped; images and the rest pass.
 
-    Before the first update it passes everything.
+    Before the first update it only clips.
 
     Args:
         space: of the observations.

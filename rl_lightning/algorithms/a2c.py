@@ -145,6 +145,17 @@ class A2C(Algorithm):
             clipped_to_norm(own, self.max_grad_norm) for own in gradients
         ]
 
+    def check_data(self, data: object) -> None:
+        """Refuse whole episodes."""
+        super().check_data(data)
+        assert isinstance(data, RolloutDataModule)
+        require(
+            data.rollout_steps is not None,
+            "rollout_steps",
+            data.rollout_steps,
+            "A2C learns from rollouts of one size; give 1 or more, or choose REINFORCE",
+        )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One for each network, in the order of `gradients`."""
         return (

@@ -20,6 +20,7 @@ from rl_lightning.data.datamodules import ReplayDataModule
 from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.evaluation import play_episodes, record_episode
+from rl_lightning.normalization import ReturnNormalizer
 from rl_lightning.types import Episode, Obs, Transition, to_device
 
 Metrics = dict[str, Tensor]  # detached scalars, by the name they are logged under
@@ -101,7 +102,10 @@ class Algorithm(LightningModule):
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
     def on_train_start(self) -> None:
-        """Look the optimizers up once, with the parameters each of them moves."""
+        """Look the optimizers up once, with the parameters each of them moves; episodes begin anew."""
+        for module in self.modules():
+            if isinstance(module, ReturnNormalizer):
+                module.carried = torch.zeros((), device=self.device)
         self._steppers = [
             (optimizer, [parameter for group in optimizer.param_groups for parameter in group["params"]])
             for optimizer in _as_list(self.optimizers())

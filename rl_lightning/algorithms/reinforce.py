@@ -150,6 +150,12 @@ class REINFORCE(Algorithm):
                 "give rollout_steps null"
             )
 
+    def setup(self, stage: str) -> None:
+        """Refuse several processes, which would wait for each other's episodes."""
+        super().setup(stage)
+        devices = self.trainer.world_size
+        require(devices == 1, "trainer.devices", devices, "episodes differ in number between processes; give 1")
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One for each network, in the order of `gradients`."""
         return (
