@@ -3,6 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,18 @@ def _worth_watching(guards: Sequence[Any]) -> list[bool]:
     ]
 
 
+def _copy(function: Callable[..., R]) -> Callable[..., R]:
+    """The function with a code object of its own, by which torch keeps graphs.
+
+    Learners of one class would share them otherwise, though they may differ in what is not watched.
+    """
+    inner = getattr(function, "__func__", function)
+    copy = FunctionType(
+        inner.__code__.replace(), inner.__globals__, inner.__name__, inner.__defaults__, inner.__closure__
+    )
+    return MethodType(copy, function.__self__) if hasattr(function, "__self__") else copy
+
+
 def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     """`function` as one compiled graph, `torch.autograd.grad` included; where compiling fails, `function` itself.
 
@@ -32,7 +45,9 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     Warns:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
-    compiled = torch.compile(function, fullgraph=True, dynamic=False, options={"guard_filter_fn": _worth_watching})
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=False, options={"guard_filter_fn": _worth_watching}
+    )
     # patched here and not globally: other people's compiled code keeps its own setting
     tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
     failed = False
