@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rl_lightning.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
 from rl_lightning.errors import UsageError, require
-from rl_lightning.functional import squashed_gaussian_log_prob
+from rl_lightning.functional import gae, squashed_gaussian_log_prob
 from rl_lightning.normalization import Gather, ObservationNormalizer, ReturnNormalizer
-from rl_lightning.types import Obs, Rollout
+from rl_lightning.types import Obs, Rollout, flat_in_time
 
 NetworkCallable = Callable[[int, int], nn.Module]
 """A body: called with (in_features, out_features), returns a module that maps [..., in] to [..., out]."""
@@ -362,17 +362,35 @@ class PolicyAndValue(nn.Module):
         value: Tensor = self.value(self.policy[0](obs) if self.shared_trunk else obs)
         return value.float().squeeze(-1)
 
+    def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
+        """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
+        pi = self.distribution(obs)
+        return pi.mode() if deterministic else pi.sample()
+
+    @torch.no_grad()
+    def advantages(self, rollout: Rollout, value: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+        """Generalized advantage estimates of a rollout [T, N, ...], for V(s) of all its steps: [T N] to [T N]."""
+        next_value = self.values(flat_in_time(rollout.next_obs))  # [T N]
+        return gae(
+            rollout.reward,
+            value.view_as(rollout.reward),
+            next_value.view_as(rollout.reward),
+            rollout.terminated,
+            rollout.truncated,
+            gamma,
+            gae_lambda,
+        ).flatten()
+
     def normalized(self, obs: Obs) -> Obs:
         """Observations as both networks see them."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
-    def scaled_rewards(self, rollout: Rollout, gather: Gather) -> Tensor:
-        """Rewards [T, N] to learn from; they enter the running statistics first, where there are any."""
+    def scaled(self, rollout: Rollout, gather: Gather) -> Rollout:
+        """A rollout with the rewards to learn from; they enter the running statistics first, where there are any."""
         if self.return_normalizer is None:
-            return rollout.reward
+            return rollout
         self.return_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, gather)
-        scaled: Tensor = self.return_normalizer(rollout.reward)
-        return scaled
+        return rollout._replace(reward=self.return_normalizer(rollout.reward))
 
     def take_in(self, rollout: Rollout, gather: Gather) -> None:
         """Let a rollout's observations enter the running statistics; after learning from it, in which they are fixed.

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.optim import RMSprop
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
-from rl_lightning.functional import clipped_to_norm, explained_variance, gae, half_squared_error, standardized
+from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time
 
@@ -102,32 +101,21 @@ class A2C(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
-        pi = self.networks.distribution(obs)
-        return pi.mode() if deterministic else pi.sample()
+        return self.networks.act(obs, deterministic)
 
     def minibatches(self, batch: RolloutStream) -> Iterator[Rollout]:
         """Each rollout whole, [T, N, ...]."""
         for rollout in batch:
-            yield rollout._replace(reward=self.networks.scaled_rewards(rollout, self.gather))
+            yield self.networks.scaled(rollout, self.gather)
             self.networks.take_in(rollout, self.gather)
 
     def gradients(self, batch: Rollout) -> tuple[Metrics, Gradients]:
         """Of the policy's and the value's loss."""
         pi, value = self.networks(flat_in_time(batch.obs))  # value: [T N]
-        with torch.no_grad():
-            next_value = self.networks.values(flat_in_time(batch.next_obs))  # [T N]
-            advantage = gae(
-                batch.reward,
-                value.view_as(batch.reward),
-                next_value.view_as(batch.reward),
-                batch.terminated,
-                batch.truncated,
-                self.gamma,
-                self.gae_lambda,
-            ).flatten()  # [T N]
-            returns = advantage + value  # [T N]
-            if self.normalize_advantage:
-                advantage = standardized(advantage)
+        advantage = self.networks.advantages(batch, value, self.gamma, self.gae_lambda)  # [T N]
+        returns = advantage + value.detach()  # [T N]
+        if self.normalize_advantage:
+            advantage = standardized(advantage)
         entropy = pi.entropy().mean()
         policy_loss = -(advantage * pi.log_prob(batch.action.flatten(0, 1))).mean()
         value_loss = half_squared_error(value, returns)

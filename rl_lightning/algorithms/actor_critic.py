@@ -74,8 +74,7 @@ class ActorCritic(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_θ(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
-        pi = self.networks.distribution(obs)
-        return pi.mode() if deterministic else pi.sample()
+        return self.networks.act(obs, deterministic)
 
     def minibatches(self, batch: RolloutStream) -> Iterator[Transition]:
         """Each environment step by itself, of all environments together: [N, ...]."""

@@ -91,8 +91,7 @@ class REINFORCE(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
-        pi = self.networks.distribution(obs)
-        return pi.mode() if deterministic else pi.sample()
+        return self.networks.act(obs, deterministic)
 
     def minibatches(self, batch: RolloutStream) -> Iterator[Steps]:
         """Each episode whole, or its time steps one by one, as the episode ends."""

@@ -15,7 +15,7 @@ from torch.optim import Adam
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
-from rl_lightning.functional import explained_variance, gae, half_squared_error, standardized
+from rl_lightning.functional import explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
 
@@ -127,8 +127,7 @@ class TRPO(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
-        pi = self.networks.distribution(obs)
-        return pi.mode() if deterministic else pi.sample()
+        return self.networks.act(obs, deterministic)
 
     def training_step(self, batch: RolloutStream, batch_idx: int) -> None:
         """For each rollout a step of the policy, then passes for V."""
@@ -150,19 +149,10 @@ class TRPO(Algorithm):
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
+        rollout = self.networks.scaled(rollout, self.gather)
         obs = flat_in_time(rollout.obs)
         value = self.networks.values(obs)  # [T N]
-        next_value = self.networks.values(flat_in_time(rollout.next_obs))  # [T N]
-        reward = self.networks.scaled_rewards(rollout, self.gather)  # [T, N]
-        advantage = gae(
-            reward,
-            value.view_as(reward),
-            next_value.view_as(reward),
-            rollout.terminated,
-            rollout.truncated,
-            self.gamma,
-            self.gae_lambda,
-        ).flatten()  # [T N]
+        advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]
         returns = advantage + value
         if self.normalize_advantage:
             advantage = standardized(advantage)
