@@ -45,8 +45,8 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     Warns:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
-    options = {"guard_filter_fn": _worth_watching}
-    compiled = torch.compile(_copy(function), fullgraph=True, dynamic=False, options=options)
+    own = _copy(function)
+    compiled = torch.compile(own, fullgraph=True, dynamic=False, options={"guard_filter_fn": _worth_watching})
     # patched here and not globally: other people's compiled code keeps its own setting
     tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
     failed = False

@@ -1,13 +1,15 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import CounterEnv
 
 from rl_lightning import SAC, EnvironmentFault, UsageError, make_env, make_vec_env
+from rl_lightning.envs import CartPoleVector
 from rl_lightning.evaluation import to_tensor
 
 
@@ -157,3 +159,166 @@ def test_an_environment_that_does_not_exist_is_refused_with_a_hint(env_id, messa
     with pytest.raises(UsageError, match=f"env_id='{env_id}' .*{message}") as caught:
         make_env(env_id)
     assert "\n" not in str(caught.value)
+
+
+def test_an_action_that_an_unbounded_policy_gave_is_clipped_to_minus_one_and_one():
+    env = make_env("toys:BoxAction-v0", {"low": [-1, -1, -1], "high": [1, 1, 1]})
+    np.testing.assert_array_equal(given_action(env, [-7.0, 1.0001, 0.25]), np.array([-1.0, 1.0, 0.25], np.float32))
+    asymmetric = make_env("toys:BoxAction-v0", {"low": [-1, 0], "high": [3, 10]})
+    np.testing.assert_array_equal(given_action(asymmetric, [5.0, -7.0]), np.array([3.0, 0.0], np.float32))
+
+
+def test_clipping_leaves_the_policys_action_as_it_is():
+    for low, high in ((-1, 1), (0, 3)):
+        env, action = make_env("toys:BoxAction-v0", {"low": [low], "high": [high]}), np.array([5.0], np.float32)
+        env.reset(seed=0)
+        env.step(action)
+        assert env.unwrapped.given.tolist() == [high]
+        assert action.tolist() == [5.0]
+
+
+def test_discrete_actions_are_counted_from_zero_whatever_the_environment_counts_from():
+    env = make_env("toys:DiscreteCounter-v0", {"length": 10})
+    assert env.action_space == Discrete(3)
+    env.reset(seed=0)
+    for action in (0, 2, 1, np.int64(2)):
+        env.step(action)
+    assert [int(step.action) for step in env.unwrapped.log] == [2, 4, 3, 4]
+
+
+def test_discrete_actions_of_a_vector_are_shifted_too():
+    envs = make_vec_env("toys:DiscreteCounter-v0", 3, env_kwargs={"length": 10})
+    assert envs.single_action_space == Discrete(3)
+    envs.reset(seed=[0, 1, 2])
+    envs.step(np.array([0, 1, 2]))
+    assert [int(env.log[0].action) for env in CounterEnv.stepped()] == [2, 3, 4]
+
+
+def test_multi_discrete_actions_are_counted_from_zero_whatever_the_environment_counts_from():
+    env = make_env("toys:Choices-v0", {"choices": [2, 3], "start": [1, -1]})
+    assert env.action_space == MultiDiscrete([2, 3])
+    env.reset(seed=0)
+    for action, expected in (([0, 0], [1, -1]), ([1, 2], [2, 1])):
+        env.step(np.array(action))
+        assert env.unwrapped.given.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("env_id", "num_envs", "vectorization", "kind"),
+    [
+        ("CartPole-v1", 4, "auto", SyncVectorEnv),
+        ("CartPole-v1", 5, "auto", CartPoleVector),
+        ("CartPole-v1", 8, "sync", SyncVectorEnv),
+        ("toys:Counter-v0", 8, "auto", SyncVectorEnv),
+    ],
+)
+def test_auto_takes_gymnasiums_own_vector_where_there_is_one_and_enough_environments(
+    env_id, num_envs, vectorization, kind
+):
+    envs, single = make_vec_env(env_id, num_envs, vectorization), make_env(env_id)
+    assert type(envs) is kind
+    assert envs.num_envs == num_envs
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
+    assert envs.single_observation_space == single.observation_space
+    assert envs.single_action_space == single.action_space
+
+
+def put(single, envs, index):
+    """Begin an episode of a single CartPole in the state of one of a vector's."""
+    single.reset()
+    single.unwrapped.state = envs.state[:, index].copy()
+
+
+def test_a_vector_of_cartpoles_steps_as_single_ones_do_and_masked_resets_touch_no_others():
+    envs, rng, episodes = make_vec_env("CartPole-v1", 8, "auto"), np.random.default_rng(0), 0
+    obs, _ = envs.reset(seed=list(range(8)))
+    assert len(np.unique(obs, axis=0)) == 8
+    assert (np.abs(obs) <= 0.05).all()
+    singles = [gym.make("CartPole-v1") for _ in range(8)]
+    for index, single in enumerate(singles):
+        put(single, envs, index)
+    for _ in range(150):
+        action = rng.integers(0, 2, 8)
+        obs, reward, terminated, truncated, _ = envs.step(action)
+        expected = [single.step(a) for single, a in zip(singles, action, strict=True)]
+        np.testing.assert_allclose(obs, np.stack([step[0] for step in expected]), rtol=1e-5, atol=1e-6)
+        for position, actual in ((1, reward), (2, terminated), (3, truncated)):
+            assert actual.tolist() == [step[position] for step in expected]
+        done = terminated | truncated
+        if done.any():
+            last, kept = obs.copy(), envs.state[:, ~done].copy()
+            obs, _ = envs.reset(options={"reset_mask": done})
+            assert np.array_equal(obs[~done], last[~done])
+            assert np.array_equal(envs.state[:, ~done], kept)
+            assert (np.abs(obs[done]) <= 0.05).all()
+            assert not np.isin(obs[done], last[done]).any()
+            for index in done.nonzero()[0]:
+                put(singles[index], envs, index)
+                episodes += 1
+    assert episodes > 20
+
+
+def test_observations_of_a_vector_of_cartpoles_are_distinct_arrays():
+    envs = make_vec_env("CartPole-v1", 5, "auto")
+    first, _ = envs.reset(seed=[0] * 5)
+    kept = first.copy()
+    second, *_ = envs.step(np.ones(5, np.int64))
+    after = second.copy()
+    envs.step(np.ones(5, np.int64))
+    envs.reset(options={"reset_mask": np.array([True] * 5)})
+    assert np.array_equal(first, kept)
+    assert np.array_equal(second, after)
+
+
+def balancing(obs):
+    """Keeps the pole up, from any start."""
+    x, x_dot, theta, theta_dot = obs.T
+    return (theta + 0.5 * theta_dot + 0.03 * x + 0.05 * x_dot > 0).astype(np.int64)
+
+
+def test_an_episode_of_a_vector_of_cartpoles_is_cut_off_after_500_steps_of_its_own():
+    envs = make_vec_env("CartPole-v1", 6, "auto")
+    obs, _ = envs.reset(seed=[3] * 6)
+    started, ends = np.zeros(6, int), []
+    for step in range(1, 621):
+        action = balancing(obs)
+        if step < 40:
+            action[:2] = 1  # these fall at once
+        obs, _, terminated, truncated, _ = envs.step(action)
+        assert not (terminated & truncated).any()
+        assert np.array_equal(truncated, step - started == 500)
+        done = terminated | truncated
+        ends += [(int(index), bool(truncated[index])) for index in done.nonzero()[0]]
+        if done.any():
+            obs, _ = envs.reset(options={"reset_mask": done})
+            started[done] = step
+    assert sorted(index for index, cut_off in ends if cut_off) == [0, 1, 2, 3, 4, 5]
+    assert {index for index, cut_off in ends if not cut_off} == {0, 1}
+
+
+def test_a_seed_decides_the_starts_of_a_vector_of_cartpoles_and_of_its_later_episodes():
+    runs = []
+    for seed in (5, 5, 6):
+        envs = make_vec_env("CartPole-v1", 5, "auto")
+        first, _ = envs.reset(seed=[seed, 1, 2, 3, 4])
+        later, _ = envs.reset(options={"reset_mask": np.array([True, False, True, False, False])})
+        runs.append(np.stack([first, later]))
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.isin(runs[0], runs[2]).any()
+    assert np.array_equal((runs[0][0] != runs[0][1]).all(-1), [True, False, True, False, False])
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "auto"])
+def test_a_finished_cartpole_shows_its_last_observation_until_its_caller_resets_it(vectorization):
+    envs = make_vec_env("CartPole-v1", 5, vectorization)
+    envs.reset(seed=[0] * 5)
+    done = np.zeros(5, bool)
+    while not done.any():
+        obs, _, terminated, truncated, _ = envs.step(np.ones(5, np.int64))
+        done = terminated | truncated
+    assert (np.abs(obs[done]) > 0.2).any(-1).all(), "a pole that fell"
+    after, _ = envs.reset(options={"reset_mask": done})
+    assert (np.abs(after[done]) <= 0.05).all()
+    stepped, reward, *_ = envs.step(np.ones(5, np.int64))
+    assert (reward == 1.0).all()
+    assert (stepped[done, 1] > after[done, 1] + 0.1).all(), "a step from the reset state, pushed to the right"

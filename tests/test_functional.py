@@ -123,3 +123,221 @@ def test_polyak_copies_integers_and_refuses_lists_of_different_length():
     assert target.item() == 5
     with pytest.raises(ValueError, match="zip"):
         functional.polyak_update([target], [count, count], 0.1)
+
+
+@given(T=st.integers(1, 40), N=st.integers(1, 4), seed=st.integers(0, 10_000))
+@settings(max_examples=80, deadline=None)
+def test_the_discounted_sum_is_that_of_a_plain_loop(T, N, seed):  # noqa: N803
+    rng = np.random.default_rng(seed)
+    x, discount = rng.normal(size=(T, N)), rng.uniform(0, 1, (T, N)) * (rng.random((T, N)) < 0.8)
+    expected, later = np.zeros((T, N)), np.zeros(N)
+    for t in reversed(range(T)):
+        later = x[t] + discount[t] * later
+        expected[t] = later
+    actual = functional.discounted_sum(torch.from_numpy(x), torch.from_numpy(discount))
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_discounted_sum_leaves_its_arguments():
+    x, discount = torch.ones(5, 2), torch.full((5, 2), 0.5)
+    functional.discounted_sum(x, discount)
+    assert torch.equal(x, torch.ones(5, 2))
+    assert torch.equal(discount, torch.full((5, 2), 0.5))
+
+
+def random_rollout(T, N, seed):  # noqa: N803
+    """Rewards, values and ends as in a real rollout: inside an episode V(s_{t+1}) is the next row's V(s_t)."""
+    rng = np.random.default_rng(seed)
+    reward, value, next_value = rng.normal(size=(3, T, N))
+    terminated, truncated = rng.random((2, T, N)) < 0.15
+    both = rng.random((T, N)) < 0.05
+    terminated, truncated = terminated | both, truncated | both
+    inside = ~(terminated | truncated)[:-1]
+    next_value[:-1][inside] = value[1:][inside]
+    return reward, value, next_value, terminated, truncated
+
+
+def gae_of(arrays, gamma, gae_lambda):
+    return functional.gae(*(torch.from_numpy(array) for array in arrays), gamma, gae_lambda).numpy()
+
+
+def backward_loop(arrays, gamma, gae_lambda):
+    """A_t = δ_t + γ λ A_{t+1}, number by number."""
+    reward, value, next_value, terminated, truncated = (array.tolist() for array in arrays)
+    T, N = len(reward), len(reward[0])  # noqa: N806
+    advantage = np.zeros((T, N))
+    for n in range(N):
+        later = 0.0
+        for t in reversed(range(T)):
+            if terminated[t][n]:
+                later = reward[t][n] - value[t][n]
+            elif truncated[t][n]:
+                later = reward[t][n] + gamma * next_value[t][n] - value[t][n]
+            else:
+                later = reward[t][n] + gamma * next_value[t][n] - value[t][n] + gamma * gae_lambda * later
+            advantage[t, n] = later
+    return advantage
+
+
+def weighted_n_step_advantages(arrays, gamma, gae_lambda):
+    """(1 − λ) Σ λ^{n−1} A^(n), the remaining weight on the longest A^(n) that stays in episode and rollout."""
+    reward, value, next_value, terminated, truncated = arrays
+    T, N = reward.shape  # noqa: N806
+    advantage = np.zeros((T, N))
+    for n in range(N):
+        for t in range(T):
+            n_step, rewards = [], 0.0
+            for k in range(t, T):
+                rewards += gamma ** (k - t) * reward[k, n]
+                bootstrap = 0.0 if terminated[k, n] else gamma ** (k - t + 1) * next_value[k, n]
+                n_step.append(rewards + bootstrap - value[t, n])
+                if terminated[k, n] or truncated[k, n]:
+                    break
+            weights = [(1 - gae_lambda) * gae_lambda**i for i in range(len(n_step))]
+            weights[-1] = gae_lambda ** (len(n_step) - 1)
+            assert sum(weights) == pytest.approx(1.0)
+            advantage[t, n] = np.dot(weights, n_step)
+    return advantage
+
+
+@pytest.mark.parametrize("oracle", [backward_loop, weighted_n_step_advantages])
+@given(
+    T=st.integers(1, 40),
+    N=st.integers(1, 3),
+    seed=st.integers(0, 10_000),
+    gamma=st.floats(0, 1),
+    gae_lambda=st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_gae_is_the_oracles_over_terminations_truncations_and_both(oracle, T, N, seed, gamma, gae_lambda):  # noqa: N803
+    arrays = random_rollout(T, N, seed)
+    # γλ is a float32 number, whatever the rewards are
+    np.testing.assert_allclose(
+        gae_of(arrays, gamma, gae_lambda), oracle(arrays, gamma, gae_lambda), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_random_rollouts_of_these_tests_have_every_kind_of_end():
+    *_, terminated, truncated = random_rollout(40, 3, seed=0)
+    assert (terminated & truncated).sum() > 1
+    assert (terminated & ~truncated).sum() > 5
+    assert (truncated & ~terminated).sum() > 5
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_gae_with_lambda_one_is_the_discounted_return_minus_the_value_bootstrapped_at_a_time_limit(gamma):
+    reward, value = [1.0, 2.0, 4.0, 8.0], [0.5, 1.5, 2.5, 3.5]
+    for ending, last in (("terminate", 0.0), ("truncate", 10.0), ("both", 0.0), ("rollout's end", 10.0)):
+        done = np.array([[False], [False], [False], [True]])
+        arrays = (
+            np.array(reward)[:, None],
+            np.array(value)[:, None],
+            np.array([*value[1:], 10.0])[:, None],
+            done & (ending in ("terminate", "both")),
+            done & (ending in ("truncate", "both")),
+        )
+        returns = [sum(gamma ** (k - t) * reward[k] for k in range(t, 4)) + gamma ** (4 - t) * last for t in range(4)]
+        expected = [total - v for total, v in zip(returns, value, strict=True)]
+        assert gae_of(arrays, gamma, 1.0)[:, 0].tolist() == pytest.approx(expected), ending
+
+
+def test_gae_with_lambda_zero_is_the_one_step_error():
+    arrays = random_rollout(30, 3, seed=4)
+    reward, value, next_value, terminated, _ = arrays
+    np.testing.assert_allclose(gae_of(arrays, 0.9, 0.0), reward + 0.9 * next_value * ~terminated - value, rtol=1e-12)
+
+
+def test_gae_of_an_episode_is_blind_to_the_episodes_after_it():
+    reward, value, next_value, terminated, truncated = random_rollout(12, 2, seed=1)
+    truncated[5], terminated[5] = True, np.array([False, True])
+    before = gae_of((reward, value, next_value, terminated, truncated), 0.99, 0.95)
+    reward[6:] += 100.0
+    after = gae_of((reward, value, next_value, terminated, truncated), 0.99, 0.95)
+    assert np.array_equal(before[:6], after[:6])
+    assert (after[6:] > before[6:] + 50).all()
+
+
+def test_gae_ignores_a_non_finite_value_behind_a_termination():
+    reward, value, next_value, terminated, truncated = random_rollout(4, 1, seed=2)
+    terminated[2], next_value[2] = True, np.nan
+    assert np.isfinite(gae_of((reward, value, next_value, terminated, truncated), 0.9, 0.9)).all()
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_gae_refuses_a_last_dimension_of_one_and_a_missing_time(which):
+    for wrong in (torch.zeros(6, 2, 1), torch.zeros(6)):
+        tensors = [torch.zeros(6, 2), torch.zeros(6, 2), torch.zeros(6, 2), *torch.zeros(2, 6, 2, dtype=torch.bool)]
+        tensors[which] = wrong.to(tensors[which].dtype)
+        with pytest.raises(AssertionError, match=r"rank 2, got shape \((6, 2, 1|6,)\)"):
+            functional.gae(*tensors, 0.9, 0.9)
+
+
+def test_functions_of_a_batch_refuse_a_column():
+    row, column = torch.randn(4), torch.randn(4, 1)
+    refused = [
+        lambda: functional.standardized(column),
+        lambda: functional.explained_variance(row, column),
+        lambda: functional.explained_variance(column, row),
+    ]
+    for call in refused:
+        with pytest.raises(AssertionError, match=r"rank 1, got shape \(4, 1\)"):
+            call()
+
+
+def test_standardized_has_mean_zero_and_the_deviation_of_a_sample_one():
+    assert functional.standardized(torch.tensor([1.0, 2.0, 6.0])).tolist() == pytest.approx(
+        [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5]
+    )
+    assert functional.standardized(torch.full((5,), 3.0)).tolist() == [0.0] * 5
+
+
+def test_a_batch_of_one_is_standardized_to_zero_and_not_to_nan():
+    assert functional.standardized(torch.tensor([7.5])).tolist() == [0.0]
+
+
+@given(seed=st.integers(0, 10_000), max_norm=st.floats(0.01, 20.0))
+@settings(max_examples=40, deadline=None)
+def test_clipping_to_a_norm_is_torchs(seed, max_norm):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3, 4), (4,), (), (2, 1, 5)]
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    ours = functional.clipped_to_norm(tuple(parameter.grad.clone() for parameter in parameters), max_norm)
+    before = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    for actual, parameter in zip(ours, parameters, strict=True):
+        torch.testing.assert_close(actual, parameter.grad, rtol=1e-6, atol=1e-7)
+    norm = sum(gradient.square().sum() for gradient in ours).sqrt().item()
+    assert norm == pytest.approx(min(max_norm, before.item()), rel=1e-4)
+
+
+def test_gradients_within_the_norm_and_without_a_norm_are_left_as_they_are():
+    gradients = (torch.tensor([3.0, 0.0]), torch.tensor([[4.0]]))  # of norm 5
+    assert functional.clipped_to_norm(gradients, None) is gradients
+    for max_norm in (5.1, 1e9):
+        assert [g.tolist() for g in functional.clipped_to_norm(gradients, max_norm)] == [[3.0, 0.0], [[4.0]]]
+    half = functional.clipped_to_norm(gradients, 2.5)
+    torch.testing.assert_close(half, (torch.tensor([1.5, 0.0]), torch.tensor([[2.0]])))
+    zero = functional.clipped_to_norm((torch.zeros(3),), 1.0)
+    assert zero[0].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ([1, 2, 3, 4], 1.0),
+        ([6, 7, 8, 9], 1.0),  # an offset explains as much
+        ([9, 9, 9, 9], 0.0),
+        ([2, 1, 4, 3], 0.2),  # residuals −1, 1, −1, 1: 1 − 1 / 1.25
+        ([-1, -2, -3, -4], -3.0),  # residuals 2, 4, 6, 8: 1 − 5 / 1.25
+    ],
+)
+def test_the_explained_variance_is_the_one_computed_by_hand(prediction, expected):
+    actual = functional.explained_variance(torch.tensor(prediction).float(), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert actual.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_explained_variance_of_constant_targets_and_of_one_sample_is_finite():
+    assert functional.explained_variance(torch.ones(3), torch.ones(3)).item() == 1.0
+    assert functional.explained_variance(torch.ones(1), torch.zeros(1)).item() == 1.0
+    assert functional.explained_variance(torch.tensor([0.0, 1.0]), torch.ones(2)).isfinite()

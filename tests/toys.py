@@ -1,12 +1,13 @@
 """Small real environments whose truth is known, and the shortest way to train on them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -181,12 +182,115 @@ class BrokenEnv(gym.Env):
         return obs, reward, False, False, {}
 
 
+class SpacesEnv(gym.Env):
+    """Any kind of observations and actions; refuses an action outside its space. Random rewards, five steps.
+
+    Episodes end by turns in termination and in truncation.
+    """
+
+    OBSERVATIONS: ClassVar[dict[str, gym.Space]] = {
+        "vector": Box(-np.inf, np.inf, (2,), np.float64),
+        "image": Box(0, 255, (36, 36, 1), np.uint8),
+        "discrete": Discrete(3, start=4),
+        "dict": Dict({"vector": Box(-1.0, 1.0, (2,), np.float32), "number": Discrete(3, start=-1)}),
+    }
+    ACTIONS: ClassVar[dict[str, gym.Space]] = {
+        "discrete": Discrete(3, start=5),
+        "multi-discrete": MultiDiscrete([2, 3]),
+        "multi-binary": MultiBinary(2),
+        "box": Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32)),
+    }
+
+    def __init__(self, obs: str = "vector", action: str = "discrete"):
+        self.observation_space = deepcopy(self.OBSERVATIONS[obs])
+        self.action_space = self.ACTIONS[action]
+        self.episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.episodes, self.t = self.episodes + 1, 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        done, terminates = self.t == 5, self.episodes % 2 == 0
+        reward = float(self.np_random.normal())
+        return self.observation_space.sample(), reward, done and terminates, done and not terminates, {}
+
+
+class BanditEnv(gym.Env):
+    """One step: see one of three contexts, answer with it. Reward 1 for that, 0 for another answer."""
+
+    def __init__(self):
+        self.observation_space, self.action_space = Discrete(3), Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.context = int(self.np_random.integers(3))
+        return self.context, {}
+
+    def step(self, action):
+        return self.context, float(action == self.context), True, False, {}
+
+
+class DictCounterEnv(CounterEnv):
+    """CounterEnv that shows what it counts as a Dict, nested: the vector, and t by itself, counted from 3."""
+
+    def __init__(self, length: int | None = None, reuse_array: bool = False):
+        super().__init__(length, reuse_array)
+        vector = self.observation_space
+        self.observation_space = Dict({"inner": Dict({"vector": vector}), "t": Discrete(8, start=3)})
+
+    def _obs(self):
+        return {"inner": {"vector": super()._obs()}, "t": self.t + 3}
+
+
+class DiscreteCounterEnv(CounterEnv):
+    """CounterEnv that shows what it counts as one number, from 5 on, and takes the actions 2, 3 and 4."""
+
+    def __init__(self, length: int | None = None):
+        super().__init__(length)
+        self.observation_space = Discrete(1000, start=5)
+        self.action_space = Discrete(3, start=2)
+
+    def step(self, action):
+        assert action in self.action_space
+        return super().step(action)
+
+    def _obs(self):
+        return 5 + self.episode % 100 * 10 + self.t
+
+
+class ChoicesEnv(gym.Env):
+    """Actions of any MultiDiscrete, counted from `start`; remembers the last one. Never ends."""
+
+    def __init__(self, choices: Sequence[int], start: Sequence[int]):
+        self.observation_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = MultiDiscrete(choices, start=start)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.given = np.array(action)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
 for name, entry_point in (
+    ("Spaces-v0", SpacesEnv),
+    ("Bandit-v0", BanditEnv),
     ("Counter-v0", CounterEnv),
     ("RewardOne-v0", RewardOneEnv),
     ("Match-v0", MatchEnv),
     ("BoxAction-v0", BoxActionEnv),
     ("Broken-v0", BrokenEnv),
+    ("DictCounter-v0", DictCounterEnv),
+    ("DiscreteCounter-v0", DiscreteCounterEnv),
+    ("Choices-v0", ChoicesEnv),
 ):
     if name not in gym.registry:
         gym.register(name, entry_point)
