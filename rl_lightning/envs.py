@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import TransformAction
 from numpy.typing import NDArray
 
-from rl_lightning.errors import EnvironmentFault, UsageError
+from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 
 Vectorization = Literal["auto", "sync", "async"]
 
@@ -96,27 +96,31 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **dict(env_kwargs or {}))
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extra = "mujoco" if "mujoco" in str(error).lower() else None
-        fix = f'pip install "rl_lightning[{extra}]"' if extra else f"install what it asks for ({_one_line(error)})"
+        fix = f'pip install "rl_lightning[{extra}]"' if extra else f"install what it asks for ({one_line(error)})"
         raise UsageError(f"env_id={env_id!r} needs a package that is not installed: {fix}") from error
     except gym.error.Error as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "list them with `gymnasium.pprint_registry()`"
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
     except (TypeError, AssertionError, ValueError) as error:
-        raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {_one_line(error)}") from error
+        raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {one_line(error)}") from error
     return CheckedEnv(_with_learners_actions(env), index)
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     space = env.action_space
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating) and _is_bounded(space):
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         if (space.low == -1.0).all() and (space.high == 1.0).all():
             return TransformAction(env, clip_action, unit)
-        return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
+        if _is_bounded(space):
+            return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
+        return TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
     if isinstance(space, gym.spaces.Discrete) and space.start != 0:
         start = int(space.start)
         return TransformAction(env, lambda action: int(action) + start, gym.spaces.Discrete(int(space.n)))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
+        return TransformAction(env, lambda action: action + space.start, gym.spaces.MultiDiscrete(space.nvec))
     return env
 
 
@@ -191,7 +195,7 @@ def check_vector_observation_space(space: gym.Space[Any], learner: str) -> int:
     """
     if not isinstance(space, gym.spaces.Box):
         raise UsageError(
-            f"observation space {_one_line(space)} is not supported by {learner}: a Box is needed; "
+            f"observation space {one_line(space)} is not supported by {learner}: a Box is needed; "
             f"wrap the environment with gymnasium.wrappers.FlattenObservation, or choose one of {', '.join(ANY_SPACE)}"
         )
     if len(space.shape) != 1:
@@ -210,7 +214,7 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
     """
     if not isinstance(space, gym.spaces.Box):
         raise UsageError(
-            f"action space {_one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
+            f"action space {one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
             f"needed; choose another environment, or one of {', '.join(ANY_SPACE)}"
         )
     if not np.issubdtype(space.dtype, np.floating):
@@ -231,7 +235,3 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
 
 def _is_bounded(space: gym.spaces.Box) -> bool:
     return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

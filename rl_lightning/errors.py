@@ -1,6 +1,11 @@
 """The two kinds of error that are the user's to mend, each one line long."""
 
 
+def one_line(value: object) -> str:
+    """Its text without line breaks, for messages."""
+    return " ".join(str(value).split())
+
+
 class UsageError(ValueError):
     """Refused input: the message names the key or object, its value, what is allowed and the fix."""
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl_lightning.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
-from rl_lightning.errors import UsageError, require
+from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.functional import gae, squashed_gaussian_log_prob
 from rl_lightning.normalization import Gather, ObservationNormalizer, ReturnNormalizer
 from rl_lightning.types import Obs, Rollout, flat_in_time
@@ -138,7 +138,7 @@ class VectorEncoder(nn.Module):
         self.out_features = gym.spaces.flatdim(space)
 
     def forward(self, obs: Tensor) -> Tensor:  # noqa: D102
-        return obs.flatten(1).float()
+        return obs.reshape(len(obs), -1).float()
 
 
 class OneHotEncoder(nn.Module):
@@ -199,11 +199,12 @@ class DictEncoder(nn.Module):
 
     def __init__(self, space: gym.spaces.Dict, learner: str) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict({key: make_encoder(part, learner) for key, part in space.spaces.items()})
-        self.out_features: int = sum(part.out_features for part in self.parts.values())  # type: ignore[misc]
+        self.keys = list(space.spaces)  # a ModuleDict takes some names for its own
+        self.parts = nn.ModuleList([make_encoder(space[key], learner) for key in self.keys])
+        self.out_features: int = sum(part.out_features for part in self.parts)  # type: ignore[misc]
 
     def forward(self, obs: dict[str, Any]) -> Tensor:  # noqa: D102
-        return torch.cat([part(obs[key]) for key, part in self.parts.items()], dim=-1)
+        return torch.cat([part(obs[key]) for key, part in zip(self.keys, self.parts, strict=True)], dim=-1)
 
 
 Encoder = VectorEncoder | OneHotEncoder | NatureCNN | DictEncoder
@@ -228,8 +229,8 @@ def make_encoder(space: gym.Space[Any], learner: str) -> Encoder:
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return VectorEncoder(space)
     raise UsageError(
-        f"observation space {space} is not supported by {learner}: give a Box, Discrete, MultiBinary or a Dict of "
-        "them; wrap the environment with gymnasium.wrappers.FlattenObservation"
+        f"observation space {one_line(space)} is not supported by {learner}: give a Box, Discrete, MultiBinary or "
+        "a Dict of them; wrap the environment with gymnasium.wrappers.FlattenObservation"
     )
 
 
@@ -325,8 +326,8 @@ class PolicyAndValue(nn.Module):
         encoder = make_encoder(observation_space, learner)
         if shared_trunk and not any(True for _ in encoder.parameters()):
             raise UsageError(
-                f"shared_trunk=True is not allowed with observation space {observation_space}: only images have an "
-                "encoder to share; leave it out"
+                f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
+                "have an encoder to share; leave it out"
             )
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):
@@ -444,6 +445,6 @@ def check_finite_action_space(space: gym.Space[Any], learner: str) -> None:
     finite = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
     if not finite or len(space.shape or ()) > 1:
         raise UsageError(
-            f"action space {space} is not supported by {learner}: give Box, Discrete, MultiDiscrete or MultiBinary "
-            "actions of at most one dimension; no learner here takes others"
+            f"action space {one_line(space)} is not supported by {learner}: give Box, Discrete, MultiDiscrete or "
+            "MultiBinary actions of at most one dimension; no learner here takes others"
         )

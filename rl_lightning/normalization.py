@@ -14,6 +14,9 @@ Gather = Callable[[Tensor], Tensor]
 """A tensor [...] of this process to those of all processes, [processes, ...]."""
 
 
+Path = tuple[str, ...]  # keys from a Dict observation down to an entry; none where it is no Dict
+
+
 class RunningMoments(nn.Module):
     """Mean and variance of all samples so far, element by element.
 
@@ -41,8 +44,9 @@ class RunningMoments(nn.Module):
         var = variances.mean(0) + means.var(0, correction=0)  # within and between the processes
         weight = (added / (self.count + added)).float()  # of the new samples
         shift = mean - self.mean
-        self.var += weight * (var - self.var) + weight * (1.0 - weight) * shift.square()
-        self.mean += weight * shift
+        # lerp is exact at weight 1, the first time
+        self.var.lerp_(var, weight).add_(weight * (1.0 - weight) * shift.square())
+        self.mean.lerp_(mean, weight)
         self.count += added
 
 
@@ -59,28 +63,28 @@ class ObservationNormalizer(nn.Module):
     def __init__(self, space: gym.Space[Any], clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
-        vectors = {name: box.shape for name, box in _vectors(space).items()}
-        self.moments = nn.ModuleDict({name: RunningMoments(shape) for name, shape in vectors.items()})
+        vectors = _vectors(space)
+        self.paths = list(vectors)
+        self.moments = nn.ModuleList([RunningMoments(box.shape) for box in vectors.values()])
 
     def forward(self, obs: Obs) -> Obs:
         """Observations [..., *obs_shape], normalized with the statistics so far."""
-        normalized: Obs = self._map(obs, "", self._normalized)
+        normalized: Obs = self._map(obs, (), self._normalized)
         return normalized
 
     def update(self, obs: Obs, gather: Gather) -> None:
         """Take in observations with two leading dimensions, [T, N, *obs_shape], of every process."""
-        self._map(obs, "", lambda x, moments: moments.update(x.flatten(0, 1), gather))
+        self._map(obs, (), lambda x, moments: moments.update(x.flatten(0, 1), gather))
 
     def _normalized(self, x: Tensor, moments: RunningMoments) -> Tensor:
         return ((x - moments.mean) * (moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
 
-    def _map(self, obs: Obs, path: str, function: Callable[[Tensor, RunningMoments], Any]) -> Any:
+    def _map(self, obs: Obs, path: Path, function: Callable[[Tensor, RunningMoments], Any]) -> Any:
         if isinstance(obs, dict):
-            return {key: self._map(value, f"{path}/{key}", function) for key, value in obs.items()}
-        name = path or "/"
-        if name not in self.moments:
+            return {key: self._map(value, (*path, key), function) for key, value in obs.items()}
+        if path not in self.paths:
             return obs
-        moments = self.moments[name]
+        moments = self.moments[self.paths.index(path)]
         assert isinstance(moments, RunningMoments)
         return function(obs, moments)
 
@@ -120,11 +124,11 @@ class ReturnNormalizer(nn.Module):
         return (reward * (self.moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
 
 
-def _vectors(space: gym.Space[Any], path: str = "") -> dict[str, gym.spaces.Box]:
+def _vectors(space: gym.Space[Any], path: Path = ()) -> dict[Path, gym.spaces.Box]:
     """The real-valued vectors of a space, by their path in it."""
     if isinstance(space, gym.spaces.Dict):
-        parts = [_vectors(part, f"{path}/{key}") for key, part in space.spaces.items()]
+        parts = [_vectors(part, (*path, key)) for key, part in space.spaces.items()]
         return {name: box for part in parts for name, box in part.items()}
     if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1:
-        return {path or "/": space}
+        return {path: space}
     return {}

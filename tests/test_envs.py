@@ -322,3 +322,8 @@ def test_a_finished_cartpole_shows_its_last_observation_until_its_caller_resets_
     stepped, reward, *_ = envs.step(np.ones(5, np.int64))
     assert (reward == 1.0).all()
     assert (stepped[done, 1] > after[done, 1] + 0.1).all(), "a step from the reset state, pushed to the right"
+
+
+def test_an_action_is_clipped_also_in_a_dimension_that_is_bounded_beside_one_that_is_not():
+    env = make_env("toys:BoxAction-v0", {"low": [-np.inf, 0], "high": [np.inf, 1]})
+    assert given_action(env, [5.0, 7.0]).tolist() == [5.0, 1.0]

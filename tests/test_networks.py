@@ -196,7 +196,7 @@ def test_entries_of_a_dict_are_encoded_each_by_its_own_encoder_and_put_side_by_s
     assert features.shape == (2, encoder.out_features) == (2, 3 + 512 + 4 + 2)
     parts = {
         "vector": obs["vector"],
-        "image": encoder.parts["image"](obs["image"]),
+        "image": encoder.parts[encoder.keys.index("image")](obs["image"]),
         "inner": torch.tensor([[0, 0, 0, 1, 0, 1], [1, 0, 0, 0, 1, 1]]).float(),
     }
     assert torch.equal(features, torch.cat([parts[key] for key in space.spaces], -1))

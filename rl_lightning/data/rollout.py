@@ -60,7 +60,7 @@ class RolloutDataModule(EnvironmentDataModule):
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         if rollout_steps is None:
             require(num_envs == 1, "num_envs", num_envs, "whole episodes come one after the other; give 1")
-            rollout_env_steps, default = 1, min(EPISODE_BATCH, total_env_steps)
+            rollout_env_steps, default = 1, max(1, min(EPISODE_BATCH, total_env_steps))
         else:
             require(rollout_steps >= 1, "rollout_steps", rollout_steps, "give 1 or more, or null for whole episodes")
             rollout_env_steps = default = rollout_steps * num_envs
