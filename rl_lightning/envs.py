@@ -137,7 +137,7 @@ def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) 
 
 
 class CartPoleVector(CartPoleVectorEnv):
-    """Gymnasium's own vectorized CartPole, without autoreset: finished environments wait for `reset_mask`.
+    """Gymnasium's own vectorized CartPole, to be reset by `reset_mask` as soon as an episode ends.
 
     One generator draws the starts of all environments, seeded with the first of the seeds.
     """

@@ -9,18 +9,10 @@ from toys import LINEAR, TINY
 
 from rl_lightning import UsageError
 from rl_lightning.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
+from rl_lightning.encoders import NatureCNN, make_encoder
 from rl_lightning.functional import squashed_gaussian_log_prob
-from rl_lightning.networks import (
-    MLP,
-    CategoricalHead,
-    GaussianHead,
-    NatureCNN,
-    PolicyAndValue,
-    SquashedGaussianPolicy,
-    TwinQ,
-    ValueNetwork,
-    make_encoder,
-)
+from rl_lightning.networks import MLP, SquashedGaussianPolicy, TwinQ, ValueNetwork
+from rl_lightning.policy_and_value import CategoricalHead, GaussianHead, PolicyAndValue
 
 
 def test_an_mlp_has_an_activation_after_every_layer_but_the_last():

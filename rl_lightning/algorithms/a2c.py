@@ -14,7 +14,8 @@ from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, config
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
-from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
+from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time
 
 
@@ -22,7 +23,7 @@ class A2C(Algorithm):
     """One gradient step for each rollout, along A_t ∇log π(a_t|s_t), with n-step or GAE advantages A_t.
 
     Args:
-        observation_space: see `rl_lightning.networks.make_encoder`.
+        observation_space: see `rl_lightning.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         gae_lambda: λ in [0, 1]; 1 gives n-step returns up to the rollout's end.

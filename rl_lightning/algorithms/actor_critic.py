@@ -15,7 +15,8 @@ from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, config
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import td_target
-from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
+from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Transition, map_obs
 
 
@@ -23,7 +24,7 @@ class ActorCritic(Algorithm):
     """At every environment step: δ = r + γ V(s') − V(s); V moves along δ ∇V(s), and the policy along δ ∇log π(a|s).
 
     Args:
-        observation_space: see `rl_lightning.networks.make_encoder`.
+        observation_space: see `rl_lightning.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         ent_coef: weight of the policy's entropy in its loss, at least 0.

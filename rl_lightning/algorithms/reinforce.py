@@ -15,7 +15,8 @@ from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, config
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import discounted_sum
-from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
+from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
 
 Update = Literal["episode", "step"]
@@ -34,7 +35,7 @@ class REINFORCE(Algorithm):
     """Policy gradient with whole returns G_t, and a learned baseline V_θ(s_t).
 
     Args:
-        observation_space: see `rl_lightning.networks.make_encoder`.
+        observation_space: see `rl_lightning.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         discount_policy_gradient: keep γ^t in the policy's step, as Algorithm 1 has it; most code drops it.

@@ -16,7 +16,8 @@ from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, config
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import explained_variance, half_squared_error, standardized
-from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
+from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
 
 
@@ -42,7 +43,7 @@ class TRPO(Algorithm):
     The policy has no optimizer: the step's length follows from the constraint. V has one.
 
     Args:
-        observation_space: see `rl_lightning.networks.make_encoder`.
+        observation_space: see `rl_lightning.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         gae_lambda: λ in [0, 1].

@@ -1,0 +1,228 @@
+"""π(a|s) and V(s) of on-policy learners, for any supported observations and actions."""
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from rl_lightning.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
+from rl_lightning.encoders import NatureCNN, make_encoder
+from rl_lightning.errors import UsageError, one_line
+from rl_lightning.functional import gae
+from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.normalization import Gather, ObservationNormalizer, ReturnNormalizer
+from rl_lightning.types import Obs, Rollout, flat_in_time
+
+
+class CategoricalHead(nn.Module):
+    """Discrete, MultiDiscrete and MultiBinary actions: a logit for each choice."""
+
+    def __init__(self, in_features: int, space: gym.Space[Any], network: NetworkCallable) -> None:
+        super().__init__()
+        self.binary = isinstance(space, gym.spaces.MultiBinary)
+        self.choices: list[int] = []  # of each part of a MultiDiscrete
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            self.choices = [int(n) for n in space.nvec]
+        self.body = network(in_features, gym.spaces.flatdim(space))
+
+    def forward(self, features: Tensor) -> Categorical | MultiCategorical | Bernoulli:  # noqa: D102
+        logits = self.body(features).float()  # [B, K]
+        if self.binary:
+            return Bernoulli(logits)
+        if self.choices:
+            return MultiCategorical(tuple(Categorical(part) for part in logits.split(self.choices, dim=-1)))
+        return Categorical(logits)
+
+
+class GaussianHead(nn.Module):
+    """Box actions: N(μ(s), σ²), with one log σ for all states, or with σ(s)."""
+
+    LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of σ(s), as in SAC
+
+    def __init__(
+        self,
+        in_features: int,
+        space: gym.spaces.Box,
+        network: NetworkCallable,
+        state_dependent_std: bool,
+        log_std_init: float,
+    ) -> None:
+        super().__init__()
+        action_dim = space.shape[0]
+        self.body = network(in_features, 2 * action_dim if state_dependent_std else action_dim)
+        self.log_std = None if state_dependent_std else nn.Parameter(torch.full((action_dim,), log_std_init))
+
+    def forward(self, features: Tensor) -> Gaussian:  # noqa: D102
+        out = self.body(features).float()
+        if self.log_std is not None:
+            return Gaussian(out, self.log_std.expand_as(out))
+        mean, log_std = out.chunk(2, dim=-1)
+        return Gaussian(mean, log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX))
+
+
+class PolicyAndValue(nn.Module):
+    """π_φ(a|s) and V_θ(s) on observations of any supported space.
+
+    They are separate networks, encoders included; with a shared trunk both heads are on one encoder, which then belongs
+    to `policy`. Observations are normalized first, if they are, with one set of statistics for both.
+
+    Args:
+        observation_space: see `make_encoder`.
+        action_space: Discrete, MultiDiscrete, MultiBinary, or a Box of real vectors.
+        network: the body of both.
+        learner: for messages.
+        state_dependent_std: of a Gaussian policy.
+        log_std_init: where log σ starts, if it is the same for all states.
+        shared_trunk: one encoder for both.
+        normalize_observations: with running statistics.
+        normalize_returns: with the discount γ given, rewards are scaled by the returns' running deviation.
+
+    Attributes:
+        policy: encoder and head of π_φ.
+        value: encoder and head of V_θ; the head alone with a shared trunk.
+
+    Raises:
+        UsageError: spaces that it cannot handle, and a shared trunk where the encoder has nothing to share.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        network: NetworkCallable,
+        learner: str,
+        state_dependent_std: bool = False,
+        log_std_init: float = 0.0,
+        shared_trunk: bool = False,
+        normalize_observations: bool = False,
+        normalize_returns: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalizer = ObservationNormalizer(observation_space) if normalize_observations else None
+        self.return_normalizer = None if normalize_returns is None else ReturnNormalizer(normalize_returns)
+        encoder = make_encoder(observation_space, learner)
+        if shared_trunk and not any(True for _ in encoder.parameters()):
+            raise UsageError(
+                f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
+                "have an encoder to share; leave it out"
+            )
+        head: nn.Module
+        if isinstance(action_space, gym.spaces.Box):
+            check_gaussian_action_space(action_space, learner)
+            head = GaussianHead(encoder.out_features, action_space, network, state_dependent_std, log_std_init)
+        else:
+            check_finite_action_space(action_space, learner)
+            head = CategoricalHead(encoder.out_features, action_space, network)
+        self.policy = nn.Sequential(encoder, head)
+        value_head = network(encoder.out_features, 1)
+        self.shared_trunk = shared_trunk
+        self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space, learner), value_head)
+        initialize_orthogonally(self.policy, out_gain=0.01)  # almost uniform, or around the middle
+        initialize_orthogonally(self.value, out_gain=1.0)
+
+    def forward(self, obs: Obs) -> tuple[Distribution, Tensor]:
+        """π(·|s) and V(s) [B], for observations [B, *obs_shape]."""
+        obs = self.normalized(obs)
+        encoder, head = self.policy
+        features = encoder(obs)  # [B, out_features]
+        value = self.value(features if self.shared_trunk else obs)  # [B, 1]
+        return head(features), value.float().squeeze(-1)
+
+    def distribution(self, obs: Obs) -> Distribution:
+        """π(·|s) alone."""
+        encoder, head = self.policy
+        distribution: Distribution = head(encoder(self.normalized(obs)))
+        return distribution
+
+    def values(self, obs: Obs) -> Tensor:
+        """V(s) alone, [B]."""
+        obs = self.normalized(obs)
+        value: Tensor = self.value(self.policy[0](obs) if self.shared_trunk else obs)
+        return value.float().squeeze(-1)
+
+    def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
+        """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
+        pi = self.distribution(obs)
+        return pi.mode() if deterministic else pi.sample()
+
+    @torch.no_grad()
+    def advantages(self, rollout: Rollout, value: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+        """Generalized advantage estimates of a rollout [T, N, ...], for V(s) of all its steps: [T N] to [T N]."""
+        next_value = self.values(flat_in_time(rollout.next_obs))  # [T N]
+        return gae(
+            rollout.reward,
+            value.view_as(rollout.reward),
+            next_value.view_as(rollout.reward),
+            rollout.terminated,
+            rollout.truncated,
+            gamma,
+            gae_lambda,
+        ).flatten()
+
+    def normalized(self, obs: Obs) -> Obs:
+        """Observations as both networks see them."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def scaled(self, rollout: Rollout, gather: Gather) -> Rollout:
+        """A rollout with the rewards to learn from; they enter the running statistics first, where there are any."""
+        if self.return_normalizer is None:
+            return rollout
+        self.return_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, gather)
+        return rollout._replace(reward=self.return_normalizer(rollout.reward))
+
+    def take_in(self, rollout: Rollout, gather: Gather) -> None:
+        """Let a rollout's observations enter the running statistics; after learning from it, in which they are fixed.
+
+        So the policy that is improved is exactly the one that acted.
+        """
+        if self.normalizer is not None:
+            self.normalizer.update(rollout.obs, gather)
+
+
+def initialize_orthogonally(network: nn.Module, out_gain: float) -> None:
+    """Orthogonal weights with gain √2 and zero biases for each of our own bodies and encoders in `network`.
+
+    On-policy learners start from it (arXiv:2006.05990, section 3.2); a user's own modules keep their initialization.
+
+    Args:
+        network: changed in place.
+        out_gain: of the last layer of an MLP.
+    """
+    for body in network.modules():
+        if isinstance(body, MLP | NatureCNN):
+            for layer in body.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    nn.init.orthogonal_(layer.weight, 2.0**0.5)
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if isinstance(body, MLP):
+            head = body[-1]
+            assert isinstance(head, nn.Linear)
+            nn.init.orthogonal_(head.weight, out_gain)
+
+
+def check_gaussian_action_space(space: gym.spaces.Box, learner: str) -> None:
+    """Refuse a Box of integers, and of more than one dimension.
+
+    Raises:
+        UsageError: naming what is needed.
+    """
+    if space.dtype.kind != "f" or len(space.shape) != 1:
+        raise UsageError(
+            f"action space of shape {space.shape} and dtype {space.dtype} is not supported by {learner}: a Box of "
+            "real vectors is needed; wrap the environment with gymnasium.wrappers.TransformAction"
+        )
+
+
+def check_finite_action_space(space: gym.Space[Any], learner: str) -> None:
+    """Refuse all but Discrete, MultiDiscrete of one dimension and MultiBinary of one dimension.
+
+    Raises:
+        UsageError: naming what is needed.
+    """
+    finite = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
+    if not finite or len(space.shape or ()) > 1:
+        raise UsageError(
+            f"action space {one_line(space)} is not supported by {learner}: give Box, Discrete, MultiDiscrete or "
+            "MultiBinary actions of at most one dimension; no learner here takes others"
+        )

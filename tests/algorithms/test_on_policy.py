@@ -1,0 +1,332 @@
+"""What holds of every on-policy learner: who moves what, spaces, statistics, and whole runs."""
+
+import shutil
+import warnings
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from linear import sgd
+from torch.optim import Adam
+from toys import LINEAR, TINY, SpacesEnv, fit, make_trainer, tiny_sac
+
+from rl_lightning import (
+    A2C,
+    MLP,
+    PPO,
+    REINFORCE,
+    TRPO,
+    ActorCritic,
+    ReplayDataModule,
+    RolloutDataModule,
+    UsageError,
+)
+from rl_lightning.compilation import compiled_or_eager
+
+LEARNERS = [REINFORCE, ActorCritic, A2C, PPO, TRPO]
+ROLLOUTS = {
+    REINFORCE: {"rollout_steps": None},
+    ActorCritic: {"rollout_steps": 1, "env_steps_per_batch": 10},
+    A2C: {"rollout_steps": 5, "num_envs": 2},
+    PPO: {"rollout_steps": 10, "num_envs": 2},
+    TRPO: {"rollout_steps": 10, "num_envs": 2},
+}
+MEDIUM = partial(MLP, hidden_sizes=(32,))
+SETTINGS = {PPO: {"n_epochs": 2, "batch_size": 10}, TRPO: {"n_critic_updates": 2, "batch_size": 10}}
+
+
+def rollout_data(learner, env_id="toys:Spaces-v0", total_env_steps=60, **settings):
+    return RolloutDataModule(env_id, total_env_steps=total_env_steps, **{**ROLLOUTS[learner], **settings})
+
+
+def learner_for(learner, data, network=TINY, **settings):
+    if learner is not REINFORCE:
+        settings["compile"] = False
+    settings = {**SETTINGS.get(learner, {}), **settings}
+    return learner(data.observation_space, data.action_space, network=network, **settings)
+
+
+def optimizers(learner, policy, value):
+    """TRPO's policy has none."""
+    return {"value_optimizer": value} if learner is TRPO else {"policy_optimizer": policy, "value_optimizer": value}
+
+
+def copies(module):
+    return {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
+
+
+def changed(module, before):
+    return {name for name, tensor in module.named_parameters() if not torch.equal(tensor, before[name])}
+
+
+# What may move what
+
+
+@pytest.mark.parametrize("moved", ["policy", "value"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_each_optimizer_moves_only_its_own_network_and_all_of_it(learner, moved, monkeypatch):
+    data = rollout_data(learner, env_kwargs={"action": "box"})
+    lr = {name: 0.01 if name == moved else 0.0 for name in ("policy", "value")}
+    model = learner_for(learner, data, **optimizers(learner, sgd(lr["policy"]), sgd(lr["value"])))
+    if learner is TRPO and moved == "value":  # its line search is what steps the policy
+        monkeypatch.setattr(model, "step_policy", lambda samples: {})
+    before = copies(model)
+    fit(model, data)
+    assert changed(model, before) == {name for name in before if name.split(".")[1] == moved}
+    assert len(changed(model, before)) == 4 + (moved == "policy")  # log_std is the policy's
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_parameter_has_exactly_one_optimizer(learner):
+    data = rollout_data(learner, total_env_steps=20)
+    model = learner_for(learner, data)
+    trainer = fit(model, data)
+    owned = [{id(p) for group in o.param_groups for p in group["params"]} for o in trainer.optimizers]
+    networks = [model.networks.value] if learner is TRPO else [model.networks.policy, model.networks.value]
+    assert owned == [{id(p) for p in network.parameters()} for network in networks]
+    every = [*model.networks.policy.parameters(), *model.networks.value.parameters()]
+    assert len(every) == len({id(p) for p in every}) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_gradients_is_pure(learner):
+    data = rollout_data(learner, total_env_steps=20)
+    model = learner_for(learner, data)
+    seen, gradients = [], model.gradients
+
+    def spy(batch):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        inputs = [field.clone() for field in batch]
+        metrics, grads = gradients(batch)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert all(torch.equal(one, other) for one, other in zip(batch, inputs, strict=True))
+        assert not any(tensor.requires_grad for tensor in [*metrics.values(), *(g for own in grads for g in own)])
+        assert all(metric.shape == () for metric in metrics.values())
+        seen.append(batch)
+        return metrics, grads
+
+    model.gradients = spy
+    fit(model, data)
+    assert seen
+
+
+@pytest.mark.parametrize("learner", [A2C, PPO])
+def test_a_shared_trunk_is_moved_by_the_policys_optimizer_along_both_losses(learner):
+    data = rollout_data(learner, env_kwargs={"obs": "image"}, total_env_steps=20)
+    settings = {"shared_trunk": True, "max_grad_norm": None, "ent_coef": 0.0}
+    model = learner_for(learner, data, vf_coef=0.7, **settings)
+    seen, gradients = [], model.gradients
+    model.gradients = lambda batch: seen.append((batch, copies(model), gradients(batch)[1])) or gradients(batch)
+    trainer = fit(model, data)
+    batch, start, (policy, value) = seen[0]
+
+    trunk, head = model.networks.policy
+    assert len(policy) == len(list(trunk.parameters())) + len(list(head.parameters())) == 8 + 4
+    assert len(value) == len(list(model.networks.value.parameters())) == 4
+    owned = [{id(p) for group in o.param_groups for p in group["params"]} for o in trainer.optimizers]
+    assert {id(p) for p in trunk.parameters()} < owned[0]
+    assert not {id(p) for p in trunk.parameters()} & owned[1]
+
+    # the trunk's gradient is linear in vf_coef: that of the policy's loss, and vf_coef times that of the value's
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(start[name])
+    at = {}
+    for vf_coef in (1e-9, 1.0):
+        model.vf_coef = vf_coef
+        at[vf_coef] = gradients(batch)[1][0]
+    for got, of_policy, of_both in zip(policy[:8], at[1e-9], at[1.0], strict=False):
+        assert of_policy.abs().max() > 0
+        assert (of_both - of_policy).abs().max() > 1e-4
+        torch.testing.assert_close(got, of_policy + 0.7 * (of_both - of_policy), rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(at[1e-9][8:], at[1.0][8:], strict=True))  # the policy's head
+    fit(model, data)
+    assert changed(model, start) == set(start)
+
+
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="there is no C++ compiler")
+@pytest.mark.parametrize("learner", [ActorCritic, A2C, PPO, TRPO])
+def test_compiled_gradients_equal_eager_ones(learner):
+    data = rollout_data(learner, total_env_steps=20)
+    model = learner_for(learner, data)
+    batches, gradients = [], model.gradients
+    model.gradients = lambda batch: batches.append(batch) or gradients(batch)
+    fit(model, data)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="gradients run eagerly")  # it would mean that nothing was compiled
+        compiled_metrics, compiled = compiled_or_eager(gradients)(batches[-1])
+    metrics, eager = gradients(batches[-1])
+    torch.testing.assert_close(compiled_metrics, metrics)
+    for own, own_eager in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(tuple(own), tuple(own_eager))
+
+
+# What they refuse
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_replay_is_refused(learner):
+    data = ReplayDataModule("toys:Spaces-v0", {"action": "box"}, total_env_steps=100, learning_starts=10)
+    with pytest.raises(
+        UsageError,
+        match=rf"^datamodule=ReplayDataModule is not allowed with {learner.__name__}: it learns from a "
+        r"RolloutDataModule; give that as data$",
+    ):
+        fit(learner_for(learner, data), data)
+
+
+def test_rollouts_are_refused_by_a_learner_from_replay():
+    data = RolloutDataModule("toys:Match-v0", total_env_steps=256)
+    with pytest.raises(
+        UsageError, match=r"^datamodule=RolloutDataModule is not allowed with SAC: .* ReplayDataModule;"
+    ):
+        fit(tiny_sac(data.observation_space, data.action_space), data)
+
+
+# Spaces
+
+
+@pytest.mark.parametrize("learner", [A2C, PPO])
+@pytest.mark.parametrize(
+    ("obs", "action"),
+    [
+        *(("vector", action) for action in SpacesEnv.ACTIONS),
+        *((obs, "discrete") for obs in SpacesEnv.OBSERVATIONS if obs != "vector"),
+    ],
+)
+def test_every_kind_of_space_trains_and_evaluates(learner, obs, action):
+    data = rollout_data(learner, env_kwargs={"obs": obs, "action": action}, total_env_steps=60, eval_episodes=2)
+    model = learner_for(learner, data, log_std_init=1.0)  # so actions leave their space, and must be clipped
+    before = copies(model)
+    trainer = make_trainer(validate=True)
+    trainer.fit(model, data)
+    assert model.env_steps == 60
+    assert changed(model, before) == set(before)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert trainer.validate(model, data, verbose=False)[0]["val/episode_length_mean"] == 5.0
+    assert model.act(batch_of(data.observation_space), deterministic=True).shape[1:] == data.action_space.shape
+
+
+def batch_of(space, size=3):
+    samples = [space.sample() for _ in range(size)]
+    if isinstance(space, gym.spaces.Dict):
+        return {key: torch.as_tensor(np.stack([sample[key] for sample in samples])) for key in space.spaces}
+    return torch.as_tensor(np.stack(samples))
+
+
+# Running statistics
+
+
+@pytest.mark.parametrize("learner", [A2C, PPO, TRPO])
+def test_statistics_take_in_each_real_transition_once_and_are_frozen_in_evaluation(learner):
+    data = rollout_data(learner, env_id="toys:Counter-v0", total_env_steps=80, eval_episodes=3)
+    model = learner_for(learner, data, normalize_observations=True, normalize_returns=True)
+    rollouts, gather_rollout = [], data.rollout
+    data.rollout = lambda: rollouts.append(gather_rollout()) or rollouts[-1]
+    trainer = make_trainer(validate=True)
+    trainer.fit(model, data)
+
+    obs = torch.cat([rollout.obs.flatten(0, 1) for rollout in rollouts]).double()
+    moments, returns = model.networks.normalizer.moments[0], model.networks.return_normalizer.moments
+    assert len(obs) == moments.count == returns.count == model.env_steps == 80
+    np.testing.assert_allclose(moments.mean, obs.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(moments.var, obs.var(0, correction=0), rtol=1e-3)
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert {"networks.normalizer.moments.0.mean", "networks.return_normalizer.moments.var"} < before.keys()
+    trainer.validate(model, data, verbose=False)
+    trainer.test(model, data, verbose=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize(
+    ("ending", "length", "states", "expected"),
+    [
+        ("truncate", 3, 1, [1 / (1 - 0.6)]),
+        ("both", 1, 1, [1.0]),
+        ("terminate", 3, 3, [1 + 0.6 + 0.36, 1 + 0.6, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_the_value_bootstraps_at_a_time_limit_and_not_at_termination(learner, ending, length, states, expected):
+    settings = {A2C: {"max_grad_norm": None}, PPO: {"max_grad_norm": None, "n_epochs": 5}}.get(learner, {})
+    lr = {REINFORCE: 0.1, ActorCritic: 0.25, A2C: 0.5, PPO: 0.5, TRPO: 0.5}[learner]
+    data = rollout_data(
+        learner,
+        env_id="toys:RewardOne-v0",
+        env_kwargs={"ending": ending, "length": length, "states": states},
+        total_env_steps={REINFORCE: 150, ActorCritic: 200, A2C: 600, PPO: 400, TRPO: 400}[learner],
+    )
+    model = learner_for(learner, data, network=LINEAR, gamma=0.6, **optimizers(learner, sgd(0.0), sgd(lr)), **settings)
+    fit(model, data)
+    with torch.no_grad():
+        assert model.networks.values(torch.eye(states)).tolist() == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("learner", "env_steps", "lr", "settings"),
+    [
+        (REINFORCE, 400, 5e-2, {}),
+        (ActorCritic, 2000, 3e-2, {}),
+        (A2C, 2000, 3e-2, {}),
+        (PPO, 1500, 1e-2, {"n_epochs": 4, "batch_size": 50}),
+        (TRPO, 1500, 1e-2, {"batch_size": 50}),
+    ],
+)
+def test_it_learns_to_answer_a_bandit_with_its_context(learner, env_steps, lr, settings):
+    rollouts = {
+        REINFORCE: {"env_steps_per_batch": 100},
+        PPO: {"num_envs": 10},
+        TRPO: {"num_envs": 10},
+    }.get(learner, {"num_envs": 10, "rollout_steps": 1, "env_steps_per_batch": 100})
+    data = rollout_data(learner, "toys:Bandit-v0", env_steps, eval_episodes=50, **rollouts)
+    adam = partial(Adam, lr=lr)
+    model = learner_for(learner, data, network=MEDIUM, **optimizers(learner, adam, adam), **settings)
+    trainer = make_trainer(validate=True)
+    before = trainer.validate(model, data, verbose=False)[0]["val/return_mean"]
+    fit(model, data)
+    with torch.no_grad():
+        right = model.networks.distribution(torch.arange(3)).log_prob(torch.arange(3)).exp()
+    assert before < 0.8
+    assert right.min() > 0.85
+    assert trainer.validate(model, data, verbose=False)[0]["val/return_mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("learner", "env_steps", "settings"),
+    [
+        (A2C, 4000, {}),
+        (PPO, 2000, {"n_epochs": 5, "batch_size": 50}),
+        (TRPO, 3000, {"batch_size": 50}),
+    ],
+)
+def test_it_learns_to_answer_with_the_number_it_sees(learner, env_steps, settings):
+    rollouts = {"num_envs": 20, "rollout_steps": 1 if learner is A2C else 10}
+    data = rollout_data(learner, "toys:Match-v0", env_steps, eval_episodes=50, **rollouts)
+    adam = partial(Adam, lr=1e-2)
+    model = learner_for(learner, data, network=MEDIUM, log_std_init=-0.7, **optimizers(learner, adam, adam), **settings)
+    trainer = make_trainer(validate=True)
+    before = trainer.validate(model, data, verbose=False)[0]["val/return_mean"]
+    fit(model, data)
+    assert before < -0.1
+    assert trainer.validate(model, data, verbose=False)[0]["val/return_mean"] > -0.03
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_two_runs_with_one_seed_are_equal_bit_by_bit_and_another_seed_differs(learner):
+    runs = []
+    for seed in (1, 1, 2):
+        seed_everything(seed, verbose=False)
+        data = rollout_data(learner, env_kwargs={"action": "box"})
+        model = learner_for(learner, data)
+        fit(model, data)
+        runs.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])

@@ -1,0 +1,483 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from linear import ACTION, OBS, approx, flat, linear, pi, rollout, score, sgd, v, value_slope
+from toys import TINY, GradientSteps, fit, make_trainer
+
+from rl_lightning import PPO, RolloutDataModule, UsageError
+from rl_lightning.algorithms.ppo import Samples, clipped_surrogate
+
+STATES, ACTIONS = [1.0, -2.0, 0.5, 0.0, -1.0], [1, 0, 1, 0, 1]
+
+
+def samples(ratios=(1.0,) * 5, advantages=(1.0, -2.0, 0.5, 3.0, -1.0), old_value=None, returns=(1.0,) * 5):
+    """In s = 1, −2, 0.5, 0, −1 the actions 1, 0, 1, 0, 1; `ratios` of probabilities now to those when they acted."""
+    log_probs = [math.log(pi(s)[a] / r) for s, a, r in zip(STATES, ACTIONS, ratios, strict=True)]
+    old_value = [v(s) for s in STATES] if old_value is None else old_value
+    return Samples(
+        torch.tensor(STATES).unsqueeze(-1),
+        torch.tensor(ACTIONS),
+        *(torch.tensor(x) for x in (log_probs, old_value, advantages, returns)),
+    )
+
+
+def plain(**settings):
+    return linear(PPO, **{"normalize_advantage": False, "max_grad_norm": None, **settings})
+
+
+def by_policy(weights):
+    """−mean of weight · ∇ log π(a|s)."""
+    return -sum(w * score(s, a) for w, s, a in zip(weights, STATES, ACTIONS, strict=True)) / 5
+
+
+def by_value(errors):
+    """Mean of error · ∇V(s)."""
+    return sum(e * value_slope(s) for e, s in zip(errors, STATES, strict=True)) / 5
+
+
+# The clipped surrogate
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "slope"),
+    [
+        (1.5, 2.0, 1.2 * 2.0, 0.0),  # already gained enough
+        (1.5, -2.0, 1.5 * -2.0, -2.0),  # the penalty is not clipped
+        (0.5, 2.0, 0.5 * 2.0, 2.0),
+        (0.5, -2.0, 0.8 * -2.0, 0.0),
+        (1.1, 2.0, 1.1 * 2.0, 2.0),
+        (1.1, -2.0, 1.1 * -2.0, -2.0),
+        (0.9, 2.0, 0.9 * 2.0, 2.0),
+        (0.9, -2.0, 0.9 * -2.0, -2.0),
+    ],
+)
+def test_the_surrogate_is_clipped_where_the_ratio_has_left_its_range_for_the_better(ratio, advantage, expected, slope):
+    r = torch.tensor([ratio], requires_grad=True)
+    surrogate = clipped_surrogate(r, torch.tensor([advantage]), torch.tensor(0.2))
+    surrogate.backward()
+    assert surrogate.item() == approx(expected)
+    assert r.grad.item() == approx(slope)
+
+
+def test_the_policys_loss_and_gradient_are_those_worked_out_by_hand():
+    ratios, advantages = [1.5, 1.5, 0.5, 0.5, 1.1], [1.0, -2.0, 0.5, -3.0, 4.0]
+    metrics, (policy, _) = plain().gradients(samples(ratios, advantages))
+    terms = [1.2 * 1.0, 1.5 * -2.0, 0.5 * 0.5, 0.8 * -3.0, 1.1 * 4.0]
+    assert metrics["train/policy_loss"].item() == approx(-sum(terms) / 5)
+    assert metrics["train/clip_fraction"].item() == approx(4 / 5)
+    assert metrics["train/approx_kl"].item() == approx(sum(r - 1 - math.log(r) for r in ratios) / 5)
+    # ∇r = r ∇ log π, where it is not clipped
+    assert flat(policy) == approx(by_policy([0.0, 1.5 * -2.0, 0.5 * 0.5, 0.0, 1.1 * 4.0]))
+
+
+def test_a_gaussian_policys_gradient_is_that_worked_out_by_hand():
+    model = linear(PPO, Box(-1.0, 1.0, (1,), np.float32), normalize_advantage=False, max_grad_norm=None)
+    actions, advantages, sigma = [1.0, -3.0, 0.2, 0.0, -1.0], [1.0, -2.0, 0.5, 3.0, -1.0], math.exp(0.3)
+    batch = samples(advantages=advantages)._replace(action=torch.tensor(actions).unsqueeze(-1))
+    z = [(a - 0.5 * s) / sigma for a, s in zip(actions, STATES, strict=True)]
+    log_prob = [-0.5 * x**2 - 0.3 - 0.5 * math.log(2 * math.pi) for x in z]
+    batch = batch._replace(old_log_prob=torch.tensor(log_prob))  # so the ratio is 1
+    metrics, (policy, _) = model.gradients(batch)
+    by_mean = [-a * x / sigma / 5 for a, x in zip(advantages, z, strict=True)]
+    by_log_std = sum(-a * (x**2 - 1) / 5 for a, x in zip(advantages, z, strict=True))
+    assert flat(policy) == approx([by_log_std, np.dot(by_mean, STATES), sum(by_mean)])
+    assert metrics["train/entropy"].item() == approx(0.3 + 0.5 * math.log(2 * math.pi * math.e))
+    assert metrics["train/approx_kl"].item() == approx(0.0)
+
+
+def test_advantages_are_standardized_in_the_minibatch():
+    advantages = np.array([1.0, -2.0, 0.5, 3.0, -1.0])
+    _, (policy, _) = plain(normalize_advantage=True).gradients(samples(advantages=advantages.tolist()))
+    assert flat(policy) == approx(by_policy((advantages - advantages.mean()) / advantages.std(ddof=1)))
+
+
+def test_the_gradients_of_a_minibatch_of_one_are_finite():
+    one = Samples(*(field[:1] for field in samples()))
+    metrics, gradients = plain(normalize_advantage=True).gradients(one)
+    assert all(gradient.isfinite().all() for own in gradients for gradient in own)
+    assert all(metric.isfinite() for metric in metrics.values())
+
+
+def test_the_entropy_is_worth_its_coefficient_and_the_value_loss_its_own():
+    expected, entropy = np.zeros(4), 0.0
+    for s in STATES:
+        p = np.array(pi(s))
+        h = -(p * np.log(p)).sum()
+        by_logit = -p * (np.log(p) + h)  # dH/dlogit
+        expected += np.array([*(by_logit * s), *by_logit]) / 5
+        entropy += h / 5
+    metrics, (policy, value) = plain().gradients(samples())
+    _, (with_bonus, scaled) = plain(ent_coef=0.3, vf_coef=0.25).gradients(samples())
+    assert metrics["train/entropy"].item() == approx(entropy)
+    assert np.subtract(flat(with_bonus), flat(policy)) == approx(-0.3 * expected)
+    assert np.array(flat(scaled)) == approx(0.25 * np.array(flat(value)))
+
+
+def test_each_optimizers_gradients_are_clipped_by_their_own_norm():
+    free = [np.array(flat(own)) for own in plain().gradients(samples())[1]]
+    norms = [np.linalg.norm(own) for own in free]
+    bound = sum(norms) / 2
+    assert min(norms) < bound < max(norms)
+    clipped = plain(max_grad_norm=bound).gradients(samples())[1]
+    for own, own_free, norm in zip(clipped, free, norms, strict=True):
+        assert flat(own) == approx(own_free * min(1.0, bound / norm))
+
+
+# The value's loss
+
+
+def test_the_values_loss_and_gradient_are_those_worked_out_by_hand():
+    returns = [1.0, 2.0, -1.0, 0.0, 5.0]
+    metrics, (_, value) = plain().gradients(samples(returns=returns))
+    errors = [v(s) - g for s, g in zip(STATES, returns, strict=True)]
+    assert metrics["train/value_loss"].item() == approx(0.5 * np.square(errors).mean())
+    assert flat(value) == approx(by_value(errors))
+    spread = 1 - np.var(errors) / np.var(returns)
+    assert metrics["train/explained_variance"].item() == approx(spread)
+
+
+def test_the_value_itself_is_clipped_around_what_it_was():
+    # V = [3, −3, 2, 1, −1], of which the first three have moved by 0.5, −0.5 and 0.1 since
+    old, returns = [2.5, -2.5, 1.9, 1.0, -1.0], [4.0, 4.0, -1.0, 0.0, 5.0]
+    metrics, (_, value) = plain(clip_range_vf=0.2).gradients(samples(old_value=old, returns=returns))
+    clipped = [2.7, -2.7, 2.0, 1.0, -1.0]
+    errors = np.subtract(clipped, returns)
+    assert metrics["train/value_loss"].item() == approx(0.5 * np.square(errors).mean())
+    # no gradient where it is clipped, even where V has moved away from its target, as for the second
+    assert flat(value) == approx(by_value([0.0, 0.0, *errors[2:]]))
+
+
+# What a rollout is turned into
+
+
+@pytest.mark.parametrize(
+    ("ends", "returns"),
+    [
+        # V(4) = 9
+        ((0, 0), [1 + 0.5 * (3 + 0.5 * 9), 3 + 0.5 * 9]),
+        ((1, 0), [1 + 0.5 * 3, 3.0]),
+        ((0, 1), [1 + 0.5 * (3 + 0.5 * 9), 3 + 0.5 * 9]),
+        ((1, 1), [1 + 0.5 * 3, 3.0]),
+    ],
+    ids=["running", "terminated", "truncated", "both"],
+)
+def test_a_rollout_becomes_samples_with_the_advantages_worked_out_by_hand(ends, returns):
+    terminated, truncated = ends
+    batch = plain(gamma=0.5, gae_lambda=1.0).with_advantages(
+        rollout([[1.0], [-2.0]], [[1], [0]], [[1.0], [3.0]], [[-2.0], [4.0]], [[0], [terminated]], [[0], [truncated]])
+    )
+    assert batch.returns.tolist() == approx(returns)
+    assert batch.old_value.tolist() == approx([3.0, -3.0])
+    assert batch.advantage.tolist() == approx([returns[0] - 3.0, returns[1] + 3.0])
+    assert batch.old_log_prob.tolist() == approx([math.log(pi(1.0)[1]), math.log(pi(-2.0)[0])])
+    assert not any(field.requires_grad for field in batch)
+
+
+def test_an_episode_cut_off_inside_a_rollout_goes_on_with_its_last_value_and_no_further():
+    # γ λ = 0.4; δ = [1 + 0.5·15 − 3, 3 + 0.5·9 + 3]: V(7) = 15 of the last observation, not −3 of the next reset
+    batch = plain(gamma=0.5, gae_lambda=0.8).with_advantages(
+        rollout([[1.0], [-2.0]], [[1], [0]], [[1.0], [3.0]], [[7.0], [4.0]], [[0], [0]], [[1], [0]])
+    )
+    assert batch.advantage.tolist() == approx([1 + 0.5 * 15 - 3, 3 + 0.5 * 9 + 3])
+
+
+# Whole runs
+
+
+def train(data, callbacks=(), **settings):
+    """A run, and the minibatches of it."""
+    model = PPO(data.observation_space, data.action_space, network=TINY, compile=False, **settings)
+    seen, gradients = [], model.gradients
+    model.gradients = lambda batch: seen.append(batch) or gradients(batch)
+    fit(model, data, make_trainer(callbacks))
+    return model, seen
+
+
+def test_every_epoch_uses_each_sample_exactly_once_in_an_order_of_its_own():
+    # 3 environments x 7 steps = 21 samples; 5 epochs of 3 minibatches of 7; 3 rollouts
+    data = RolloutDataModule("toys:Counter-v0", num_envs=3, rollout_steps=7, total_env_steps=63)
+    counter = GradientSteps()
+    model, seen = train(data, [counter], n_epochs=5, batch_size=7)
+    assert counter.count == len(seen) == 3 * 5 * 3
+    assert {len(batch.returns) for batch in seen} == {7}
+    assert model.env_steps == 63
+    rollouts = set()
+    for first in range(0, 45, 15):
+        orders = []
+        for start in range(first, first + 15, 3):
+            rows = [tuple(row) for batch in seen[start : start + 3] for row in batch.obs.tolist()]  # (episode, t)
+            assert max(Counter(rows).values()) == 1
+            orders.append(rows)
+        assert len({frozenset(rows) for rows in orders}) == 1
+        assert len(orders[0]) == 21
+        assert len({tuple(rows) for rows in orders}) == 5
+        rollouts |= set(orders[0])
+    assert len(rollouts) == 63
+
+
+def test_fields_of_a_sample_stay_together_when_shuffled():
+    data = RolloutDataModule("toys:Counter-v0", num_envs=3, rollout_steps=7, total_env_steps=21)
+    model = PPO(data.observation_space, data.action_space, network=TINY, compile=False)
+    whole, seen = [], []
+    with_advantages, gradients = model.with_advantages, model.gradients
+    model.with_advantages = lambda batch: whole.append(with_advantages(batch)) or whole[-1]
+    model.gradients = lambda batch: seen.append(batch) or gradients(batch)
+    model.batch_size, model.n_epochs = 7, 2
+    fit(model, data)
+    rows = {tuple(obs.tolist()): fields for obs, *fields in zip(*whole[0], strict=True)}
+    assert len(seen) == 6
+    for batch in seen:
+        for obs, *fields in zip(*batch, strict=True):
+            for got, expected in zip(fields, rows[tuple(obs.tolist())], strict=True):
+                assert torch.equal(got, expected)
+
+
+def test_without_a_batch_size_an_epoch_is_one_minibatch():
+    data = RolloutDataModule("toys:Spaces-v0", num_envs=3, rollout_steps=7, total_env_steps=42)
+    _, seen = train(data, n_epochs=3, batch_size=None)
+    assert [len(batch.returns) for batch in seen] == [21] * 6
+
+
+def test_ratios_are_to_the_policy_that_acted_with_the_statistics_it_acted_with():
+    data = RolloutDataModule("toys:Spaces-v0", num_envs=3, rollout_steps=7, total_env_steps=63)
+    model = PPO(
+        data.observation_space,
+        data.action_space,
+        network=TINY,
+        n_epochs=2,
+        batch_size=7,
+        policy_optimizer=sgd(0.5),
+        normalize_observations=True,
+        compile=False,
+    )
+    acted, taken, kls = [], [], []
+
+    def act(obs, deterministic=False):
+        pi = model.networks.distribution(obs)
+        action = pi.sample()
+        acted.append(pi.log_prob(action))
+        return action
+
+    with_advantages, gradients = model.with_advantages, model.gradients
+
+    def spy(batch):
+        metrics, grads = gradients(batch)
+        kls.append(metrics["train/approx_kl"].item())
+        return metrics, grads
+
+    model.act, model.gradients = act, spy
+    model.with_advantages = lambda batch: taken.append(with_advantages(batch)) or taken[-1]
+    fit(model, data)
+    torch.testing.assert_close(torch.cat([samples.old_log_prob for samples in taken]), torch.cat(acted))
+    assert len(kls) == 18
+    assert kls[::6] == pytest.approx([0.0] * 3, abs=1e-6)
+    assert min(kl for i, kl in enumerate(kls) if i % 6) > 1e-5
+
+
+def test_a_rollout_is_left_after_the_minibatch_whose_divergence_is_too_large():
+    runs = {}
+    for target_kl in (None, 0.01):
+        torch.manual_seed(0)
+        kls = []
+
+        class Spy(Callback):
+            def on_gradient_step_end(self, trainer, pl_module, kls=kls):
+                kls.append(pl_module.losses["train/approx_kl"].item())
+
+        data = RolloutDataModule("toys:Spaces-v0", rollout_steps=20, total_env_steps=20)
+        train(data, [Spy()], n_epochs=10, batch_size=5, target_kl=target_kl, policy_optimizer=sgd(0.3))
+        runs[target_kl] = kls
+    beyond = [kl > 1.5 * 0.01 for kl in runs[None]]
+    assert len(runs[None]) == 40
+    assert 2 < beyond.index(True) < 30
+    assert runs[0.01] == runs[None][: beyond.index(True) + 1]
+
+
+def test_a_run_goes_on_with_the_next_rollout_after_one_that_was_left():
+    data = RolloutDataModule("toys:Spaces-v0", rollout_steps=10, total_env_steps=40)
+    counter = GradientSteps()
+    model, _ = train(
+        data,
+        [counter],
+        n_epochs=3,
+        batch_size=5,
+        target_kl=1e-6,
+        policy_optimizer=sgd(1.0),
+        normalize_observations=True,
+    )
+    assert counter.count == 4 * 2  # the second minibatch of each is the first with another policy
+    assert model.env_steps == model.networks.normalizer.moments[0].count == 40
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.4, 0.4, 0.4, 0.4]),
+        ("linear", [0.3, 0.2, 0.1, 1e-6]),
+        ("cosine", [0.2 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3)] + [1e-6]),
+    ],
+)
+def test_the_clip_range_follows_its_schedule_over_environment_steps(schedule, expected):
+    data = RolloutDataModule("toys:Spaces-v0", num_envs=2, rollout_steps=5, total_env_steps=40)
+    model = PPO(
+        data.observation_space,
+        data.action_space,
+        network=TINY,
+        batch_size=10,
+        n_epochs=1,
+        clip_range=0.4,
+        clip_range_schedule=schedule,
+        compile=False,
+    )
+    seen, gradients = [], model.gradients
+    model.gradients = lambda batch: seen.append(model.clip_range.item()) or gradients(batch)
+    fit(model, data)
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_gradient_step_is_each_optimizers_own_learning_rate_times_its_gradient():
+    data = RolloutDataModule("toys:Spaces-v0", rollout_steps=10, total_env_steps=10)
+    lrs = (0.1, 0.01)
+    model = PPO(
+        data.observation_space,
+        data.action_space,
+        network=TINY,
+        n_epochs=3,
+        batch_size=5,
+        policy_optimizer=sgd(lrs[0]),
+        value_optimizer=sgd(lrs[1]),
+        compile=False,
+    )
+    networks = (model.networks.policy, model.networks.value)
+    start = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
+    taken, gradients = [], model.gradients
+
+    def spy(batch):
+        metrics, grads = gradients(batch)
+        taken.append([torch.tensor(flat(own)) for own in grads])
+        return metrics, grads
+
+    model.gradients = spy
+    fit(model, data)
+    assert len(taken) == 6
+    for i, network in enumerate(networks):
+        expected = start[i] - lrs[i] * sum(grads[i] for grads in taken)
+        torch.testing.assert_close(torch.cat([p.detach().flatten() for p in network.parameters()]), expected)
+
+
+# Resume
+
+
+def make(total_env_steps, **settings):
+    torch.manual_seed(3)
+    data = RolloutDataModule(
+        "toys:Spaces-v0", num_envs=2, rollout_steps=5, total_env_steps=total_env_steps, env_steps_per_epoch=20,
+        eval_episodes=1,
+    )  # fmt: skip
+    model = PPO(
+        data.observation_space, data.action_space, network=TINY, n_epochs=3, batch_size=5, compile=False,
+        normalize_observations=True, normalize_returns=True, clip_range_schedule="linear", **settings,
+    )  # fmt: skip
+    return model, data
+
+
+def fit_with_checkpoints(folder, model, data, ckpt_path=None):
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[ModelCheckpoint(folder, save_last=True)], max_epochs=-1,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(model, data, ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_a_resumed_run_continues_counters_networks_moments_and_statistics(tmp_path):
+    fit_with_checkpoints(tmp_path / "first", *make(60))
+    checkpoint = tmp_path / "first" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["callbacks"]["EnvironmentInteraction"]["env_steps"] == 60
+    assert saved["state_dict"]["networks.normalizer.moments.0.count"] == 60
+    assert saved["state_dict"]["networks.return_normalizer.moments.count"] == 60
+
+    model, data = make(100)
+    at_start, seen, training_step, gradients = {}, [], model.training_step, model.gradients
+
+    def before_learning(batch, batch_idx):
+        if not at_start:
+            at_start["weights"] = {name: value.clone() for name, value in model.state_dict().items()}
+            at_start["optimizers"] = [
+                o.optimizer.state_dict()["state"][0]["exp_avg"].clone() for o in model.optimizers()
+            ]
+        training_step(batch, batch_idx)
+
+    model.training_step = before_learning
+    model.gradients = lambda batch: seen.append((model.env_steps, model.clip_range.item())) or gradients(batch)
+    trainer = fit_with_checkpoints(tmp_path / "second", model, data, checkpoint)
+
+    assert at_start["weights"].keys() == saved["state_dict"].keys()
+    for name, value in saved["state_dict"].items():
+        assert torch.equal(at_start["weights"][name], value)
+    for moments, optimizer in zip(at_start["optimizers"], saved["optimizer_states"], strict=True):
+        assert torch.equal(moments, optimizer["state"][0]["exp_avg"])
+    # six gradient steps for each rollout of ten environment steps, and none to catch up
+    assert [env_steps for env_steps, _ in seen] == [steps for steps in (70, 80, 90, 100) for _ in range(6)]
+    assert [clip_range for _, clip_range in seen[::6]] == pytest.approx([0.06, 0.04, 0.02, 1e-6], rel=1e-4)
+    assert model.env_steps == 100
+    assert trainer.global_step == 2 * 6 * 10
+    for optimizer in trainer.optimizers:
+        assert {state["step"].item() for state in optimizer.state.values()} == {60.0}
+    assert model.networks.normalizer.moments[0].count == 100
+    assert model.networks.return_normalizer.moments.count == 100
+
+
+def test_a_checkpoint_of_a_policy_loads_for_evaluation_with_its_statistics(tmp_path):
+    model, data = make(40)
+    fit_with_checkpoints(tmp_path, model, data)
+    again, _ = make(40, init_from=tmp_path / "last.ckpt")
+    obs = torch.randn(5, 2) * 3
+    assert torch.equal(again.networks.values(obs), model.networks.values(obs))
+    assert torch.equal(again.act(obs, deterministic=True), model.act(obs, deterministic=True))
+    assert again.networks.normalizer.moments[0].count == 40
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("gamma", -0.1), ("gamma", 1.1), ("gamma", math.nan),
+        ("gae_lambda", -0.1), ("gae_lambda", 1.1), ("gae_lambda", math.nan),
+        ("n_epochs", 0), ("batch_size", 0),
+        ("clip_range", 0.0), ("clip_range", math.nan),
+        ("clip_range_schedule", "linea"),
+        ("clip_range_vf", 0.0), ("clip_range_vf", math.nan),
+        ("ent_coef", -1.0), ("ent_coef", math.nan),
+        ("vf_coef", 0.0), ("vf_coef", math.nan),
+        ("max_grad_norm", 0.0), ("max_grad_norm", math.nan),
+        ("target_kl", 0.0), ("target_kl", math.nan),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_by_name(key, value):
+    with pytest.raises(UsageError, match=f"^{key}=.* is not allowed: ") as caught:
+        PPO(OBS, ACTION, compile=False, **{key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rollout_steps": None}, "^rollout_steps=None is not allowed with PPO: .* rollouts of one size"),
+        ({"rollout_steps": 9, "num_envs": 2}, "^batch_size=4 is not allowed: .* = 18; give a divisor of it$"),
+    ],
+)
+def test_rollouts_that_minibatches_do_not_divide_are_refused(settings, message):
+    data = RolloutDataModule("toys:Spaces-v0", total_env_steps=180, **settings)
+    model = PPO(data.observation_space, data.action_space, network=TINY, batch_size=4, compile=False)
+    with pytest.raises(UsageError, match=message):
+        fit(model, data)
