@@ -10,6 +10,12 @@ import torch
 
 R = TypeVar("R")
 
+_FAILURES = (
+    torch._dynamo.exc.TorchDynamoException,
+    torch._dynamo.exc.FailOnRecompileLimitHit,
+    torch._inductor.exc.InductorError,
+)
+
 
 # Of what a graph was made from, that which may change in a run: numbers and flags (of learners, by callbacks), the
 # shapes and dtypes of what goes in, the mode of gradients. Watching every module, hook and function as well takes more
@@ -58,7 +64,7 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
             try:
                 with tracing_autograd:
                     return compiled(*args)
-            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            except _FAILURES as error:
                 failed = True
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(

@@ -115,10 +115,9 @@ def gae(
 
 
 def standardized(x: Tensor) -> Tensor:
-    """(x − mean) / std, [B]; a batch of one, which has no deviation, is only centered."""
+    """(x − mean) / std, [B]; a batch of one, which has no deviation, stays as it is."""
     _assert_rank(1, x)
-    centered = x - x.mean()
-    return centered / (x.std() + 1e-8) if len(x) > 1 else centered
+    return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
 
 
 def clipped_to_norm(gradients: tuple[Tensor, ...], max_norm: float | None) -> tuple[Tensor, ...]:

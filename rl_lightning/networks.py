@@ -41,13 +41,16 @@ class MLP(nn.Sequential):
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
-        self.function = FUNCTIONS[activation]
+        self.kind, self.function = ACTIVATIONS[activation], FUNCTIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         # as nn.Sequential's, but for calling each module: with one observation that takes longer than the arithmetic
         for layer in self:
-            x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else self.function(x)
+            if isinstance(layer, nn.Linear):
+                x = F.linear(x, layer.weight, layer.bias)
+            else:
+                x = self.function(x) if isinstance(layer, self.kind) else layer(x)
         return x
 
 

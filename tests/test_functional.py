@@ -291,8 +291,8 @@ def test_standardized_has_mean_zero_and_the_deviation_of_a_sample_one():
     assert functional.standardized(torch.full((5,), 3.0)).tolist() == [0.0] * 5
 
 
-def test_a_batch_of_one_is_standardized_to_zero_and_not_to_nan():
-    assert functional.standardized(torch.tensor([7.5])).tolist() == [0.0]
+def test_a_batch_of_one_has_no_deviation_and_stays_as_it_is():
+    assert functional.standardized(torch.tensor([7.5])).tolist() == [7.5]
 
 
 @given(seed=st.integers(0, 10_000), max_norm=st.floats(0.01, 20.0))

@@ -452,3 +452,18 @@ def test_a_space_that_takes_several_lines_to_print_is_refused_in_one(spaces, set
     with pytest.raises(UsageError) as caught:
         PolicyAndValue(*spaces, TINY, "Learner", **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_that_a_user_puts_into_an_mlp_count():
+    network = MLP(3, 1, hidden_sizes=(8,))
+    network.insert(1, nn.LayerNorm(8))
+    network.insert(3, nn.Softplus())
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(network(x), nn.Sequential(*network)(x))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "silu"])
+def test_an_mlp_is_its_layers_one_after_the_other(activation):
+    network = MLP(3, 2, hidden_sizes=(8, 4), activation=activation)
+    x = torch.randn(5, 3)
+    assert torch.equal(network(x), nn.Sequential(*network)(x))
