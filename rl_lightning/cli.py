@@ -36,7 +36,6 @@ DEFAULTS = {
     "checkpoint.monitor": "val/return_mean",
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
-    "checkpoint.save_last": True,
     "trainer.default_root_dir": "runs",
     "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
     "trainer.num_sanity_val_steps": 0,
@@ -138,7 +137,8 @@ class RLCLI(LightningCLI):
         callbacks = _as_list(config.trainer.callbacks)
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, EnvStepsProgressBar()]
-        overrides["callbacks"] = callbacks
+        # Lightning's save_last saves only together with a new best one: after a long decline it would be an old one
+        overrides["callbacks"] = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
         csv_logger = CSVLogger(str(self.run_dir), name="", version="")
         if self.run_dir is not None and self.subcommand == "fit":
             overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]  # the first gives the log_dir

@@ -172,6 +172,42 @@ def test_two_processes_share_the_counting_the_weights_and_the_report(tmp_path: P
     assert [int(float(row["env_steps"])) for row in rows(folder) if "val/return_mean" in row] == [300, 400, 450]
 
 
+def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), "--data.total_env_steps=1280"]
+    main([*command, "--data.env_steps_per_epoch=256", "--model.compile=false", "--trainer.logger=false"])
+    [folder] = tmp_path.glob("runs/*/*")
+    evaluated = [float(row["val/return_mean"]) for row in rows(folder) if "val/return_mean" in row]
+    assert len(evaluated) == 5
+    reached = {
+        name: torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["callbacks"]["EnvironmentInteraction"]
+        for name in ("best", "last")
+    }
+    assert reached["last"]["env_steps"] == 1280
+    assert reached["best"]["env_steps"] == 256 * (1 + evaluated.index(max(evaluated)))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_two_processes_share_running_statistics(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rl_lightning", "fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml")]
+    settings = ["rollout_steps=8", "num_envs=2", "total_env_steps=96", "env_steps_per_epoch=32", "test_episodes=3"]
+    model = ["batch_size=8", "n_epochs=3", "normalize_observations=true", "normalize_returns=true", "compile=false"]
+    flags = [*(f"--data.{setting}" for setting in settings), *(f"--model.{setting}" for setting in model)]
+    processes = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *flags, *processes], cwd=tmp_path, capture_output=True, text=True, timeout=250, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "after 96 environment steps" in done.stdout
+    [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    state = torch.load(last, weights_only=True)["state_dict"]
+    for name in ("normalizer.moments.0", "return_normalizer.moments"):
+        assert state[f"networks.{name}.count"] == 96  # each process had half of them
+
+
 def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished_run
     monkeypatch.chdir(folder.parents[2])
