@@ -45,7 +45,7 @@ def fit(folder: Path, model: SAC, data: ReplayDataModule, ckpt_path: Path | None
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[ModelCheckpoint(folder, save_last=True, monitor="val/return_mean", mode="max")],
+        callbacks=[ModelCheckpoint(folder, filename="last", enable_version_counter=False)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -77,7 +77,7 @@ def test_a_resumed_run_continues_counters_buffer_and_schedule_without_a_burst(ch
     model.gradients = lambda batch: updates_at_step.append(model.env_steps) or original(batch)  # type: ignore[method-assign]
     trainer = fit(tmp_path, model, data, checkpoint)
 
-    assert updates_at_step == list(range(300, 350))  # one for each new environment step, none to catch up
+    assert updates_at_step == list(range(301, 351))  # one for each new environment step, none to catch up
     assert model.env_steps == 350
     assert trainer.global_step == 3 * 250
     old = torch.load(checkpoint, weights_only=True)["ReplayDataModule"]["buffer"]["storage"]
@@ -102,9 +102,15 @@ def test_a_resumed_run_starts_from_the_saved_weights_moments_and_generators(chec
     def before_learning(batch: object, batch_idx: int) -> None:
         seen["weights"] = {name: value.clone() for name, value in model.state_dict().items()}
         seen["moments"] = [o.optimizer.state_dict()["state"][0]["exp_avg"].clone() for o in model.optimizers()]
-        seen["rng"] = torch.get_rng_state()
         original(batch, batch_idx)
 
+    def before_acting(obs: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
+        if not deterministic:
+            seen.setdefault("rng", torch.get_rng_state())
+        return act(obs, deterministic)
+
+    act = model.act
+    model.act = before_acting  # type: ignore[method-assign]
     model.training_step = before_learning  # type: ignore[method-assign]
     fit(tmp_path, model, data, checkpoint)
     for name, value in saved["state_dict"].items():
