@@ -99,12 +99,6 @@ class EnvironmentInteraction(Callback):
         """Stop the clock: neither evaluation nor the checkpoint after it is collection or learning."""
         self._paused_at = time.monotonic()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock again."""
-        if self._paused_at is not None:
-            self._row_started += time.monotonic() - self._paused_at
-            self._paused_at = None
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
         self._close()
@@ -127,6 +121,9 @@ class EnvironmentInteraction(Callback):
 
     def _collect(self, algorithm: Algorithm, data: EnvironmentDataModule, enough: Callable[[], bool]) -> None:
         """Steps of every environment with the learner's policy, until there are enough."""
+        if self._paused_at is not None:  # the clock goes on
+            self._row_started += time.monotonic() - self._paused_at
+            self._paused_at = None
         device = algorithm.device
         with acting(self._modules):
             while not enough():
