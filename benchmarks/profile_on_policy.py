@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.on_policy import TASKS, LightningClock, run_ours
+from benchmarks.on_policy import TASKS, run_ours
 from benchmarks.report import describe_machine, markdown_table
+from benchmarks.throughput import rate
 from rl_lightning import A2C, PPO
 from rl_lightning.algorithms import module as algorithms
 from rl_lightning.data import module as data
@@ -53,13 +54,9 @@ def main() -> None:
         learner.act = timed("policy", learner.act)  # type: ignore[method-assign]
     algorithms.Algorithm._step_optimizers = timed("optimizers", algorithms.Algorithm._step_optimizers)  # type: ignore[method-assign]
 
-    clock = LightningClock()
-    run_ours(name, clock)
     task = TASKS[name]
+    whole = 1e6 / rate(run_ours(name), task.warmup)
     steps = task.warmup + task.steps
-    timed_marks = [mark for mark in clock.marks if mark[0] >= task.warmup]
-    (first, start), (last, end) = timed_marks[0], timed_marks[-1]
-    whole = 1e6 * (end - start) / (last - first)
     parts = {part: 1e6 * taken / steps for part, taken in seconds.items()}
     parts["everything else"] = whole - sum(parts.values())
     rows = [(part, f"{taken:.1f}", f"{taken / whole:.0%}") for part, taken in parts.items()]

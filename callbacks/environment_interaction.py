@@ -67,6 +67,7 @@ class EnvironmentInteraction(Callback):
         env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
         self._envs.action_space.seed(env_seeds.pop())
         self._modules = list(pl_module.modules())
+        self._episodes_end = pl_module.episodes_end
         self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
@@ -129,6 +130,7 @@ class EnvironmentInteraction(Callback):
             while not enough():
                 action = algorithm.act(to_device(to_tensor(self._obs, data.observation_space), device))
                 self._step(to_numpy(action), data)
+        torch.clear_autocast_cache()  # copies of the weights made without gradients are not to be learned with
 
     def _step(self, action: NDArray[Any], data: EnvironmentDataModule) -> None:
         """One step of every environment: store it, then reset the environments that finished."""
@@ -147,12 +149,13 @@ class EnvironmentInteraction(Callback):
         if done.any():
             self._finished.extend(zip(self._episode_return[done], self._episode_length[done], strict=True))
             self._episode_return[done], self._episode_length[done] = 0.0, 0
+            self._episodes_end(done)
             next_obs, _ = self._envs.reset(options={"reset_mask": done})
         self._obs = next_obs
 
     def _log_row(self, trainer: Trainer, algorithm: Algorithm) -> None:
         now = time.monotonic()
-        row = {name: value.item() for name, value in algorithm.losses.items()}
+        row = {name: value.mean().item() for name, value in algorithm.losses.items()}
         row["time/env_steps_per_second"] = (self.env_steps - self._row_env_steps) / (now - self._row_started)
         self._row_started, self._row_env_steps = now, self.env_steps
         returns, lengths = zip(*self._finished, strict=True) if self._finished else ((), ())

@@ -2,10 +2,16 @@
 
 from rl_lightning.algorithms.a2c import A2C
 from rl_lightning.algorithms.actor_critic import ActorCritic
+from rl_lightning.algorithms.ddpg import DDPG
+from rl_lightning.algorithms.discrete_sac import DiscreteSAC
+from rl_lightning.algorithms.dqn import DQN
 from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.algorithms.ppo import PPO
 from rl_lightning.algorithms.reinforce import REINFORCE
 from rl_lightning.algorithms.sac import SAC
+from rl_lightning.algorithms.sac_v2 import SACv2
+from rl_lightning.algorithms.soft_q import SoftQ
+from rl_lightning.algorithms.td3 import TD3
 from rl_lightning.algorithms.trpo import TRPO
 from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, PolyakAveraging
 from rl_lightning.data.datamodules import ReplayDataModule
@@ -18,13 +24,17 @@ from rl_lightning.types import Episode, Rollout, Transition
 
 __all__ = [
     "A2C",
+    "DDPG",
+    "DQN",
     "MLP",
     "PPO",
     "REINFORCE",
     "SAC",
+    "TD3",
     "TRPO",
     "ActorCritic",
     "Algorithm",
+    "DiscreteSAC",
     "EnvStepsProgressBar",
     "EnvironmentFault",
     "EnvironmentInteraction",
@@ -34,6 +44,8 @@ __all__ = [
     "ReplayDataModule",
     "Rollout",
     "RolloutDataModule",
+    "SACv2",
+    "SoftQ",
     "Transition",
     "UsageError",
     "make_env",

@@ -17,9 +17,12 @@ from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 
 Vectorization = Literal["auto", "sync", "async"]
 
+EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, that install a missing package
 
-# learners with an encoder for any observation and a policy for any action
-ANY_SPACE = ("A2C", "ActorCritic", "PPO", "REINFORCE", "TRPO")
+# learners by the actions that they have a policy for
+ANY_ACTION = ("A2C", "ActorCritic", "PPO", "REINFORCE", "TRPO")
+BOX_ACTION = ("DDPG", "SAC", "SACv2", "TD3")
+DISCRETE_ACTION = ("DQN", "DiscreteSAC", "SoftQ")
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -95,7 +98,7 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
     try:
         env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **dict(env_kwargs or {}))
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        extra = "mujoco" if "mujoco" in str(error).lower() else None
+        extra = next((extra for package, extra in EXTRAS.items() if package in str(error).lower()), None)
         fix = f'pip install "rl_lightning[{extra}]"' if extra else f"install what it asks for ({one_line(error)})"
         raise UsageError(f"env_id={env_id!r} needs a package that is not installed: {fix}") from error
     except gym.error.Error as error:
@@ -187,23 +190,19 @@ def make_vec_env(
     return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def check_vector_observation_space(space: gym.Space[Any], learner: str) -> int:
-    """The number of features of an observation; refuse spaces that `learner` has no encoder for.
+def check_discrete_action_space(space: gym.Space[Any], learner: str) -> int:
+    """The number of actions; refuse spaces other than Discrete.
 
     Raises:
-        UsageError: anything but a Box of vectors (images included: they are three-dimensional).
+        UsageError: naming the learners that can.
     """
-    if not isinstance(space, gym.spaces.Box):
+    if not isinstance(space, gym.spaces.Discrete):
+        others = (*BOX_ACTION, *ANY_ACTION) if isinstance(space, gym.spaces.Box) else ANY_ACTION
         raise UsageError(
-            f"observation space {one_line(space)} is not supported by {learner}: a Box is needed; "
-            f"wrap the environment with gymnasium.wrappers.FlattenObservation, or choose one of {', '.join(ANY_SPACE)}"
+            f"action space {one_line(space)} is not supported by {learner}: a Discrete is needed; choose another "
+            f"environment, or one of {', '.join(others)}"
         )
-    if len(space.shape) != 1:
-        raise UsageError(
-            f"observation space of shape {space.shape} is not supported by {learner}: one dimension is needed; "
-            f"wrap the environment with gymnasium.wrappers.FlattenObservation, or choose one of {', '.join(ANY_SPACE)}"
-        )
-    return space.shape[0]
+    return int(space.n)
 
 
 def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
@@ -213,9 +212,10 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
         UsageError: Discrete and other spaces, and bounds that are infinite, NaN, or not low < high.
     """
     if not isinstance(space, gym.spaces.Box):
+        others = (*DISCRETE_ACTION, *ANY_ACTION) if isinstance(space, gym.spaces.Discrete) else ANY_ACTION
         raise UsageError(
             f"action space {one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
-            f"needed; choose another environment, or one of {', '.join(ANY_SPACE)}"
+            f"needed; choose another environment, or one of {', '.join(others)}"
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise UsageError(
@@ -228,7 +228,7 @@ def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
         raise UsageError(
             f"action space Box(low={space.low.tolist()}, high={space.high.tolist()}) is not supported by {learner}: "
             f"finite bounds with low < high are needed in every dimension; give its space bounds, or choose one of "
-            f"{', '.join(ANY_SPACE)}"
+            f"{', '.join(ANY_ACTION)}"
         )
     return space.shape[0]
 

@@ -13,29 +13,57 @@ LOG_2 = math.log(2.0)
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """One-step target r + γ V(s'), where V(s') counts as 0 at termination (and only there: a time limit bootstraps).
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: Tensor | float) -> Tensor:
+    """Target r + γ V(s'), where V(s') counts as 0 at termination (and only there: a time limit bootstraps).
 
     Args:
-        reward: [B].
+        reward: [B], of one step, or the discounted sum of several.
         terminated: [B] bool.
         next_value: [B], V(s').
-        gamma: the discount.
+        discount: [B] or a number, γ, or γ^k after k steps.
 
     Returns:
         [B].
     """
     _assert_rank(1, reward, terminated, next_value)
-    return reward + gamma * next_value.masked_fill(terminated, 0.0)  # [B]
+    return reward + discount * next_value.masked_fill(terminated, 0.0)  # [B]
 
 
-def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """E[½ (prediction − target)²], the form of J_V (6) and J_Q. Both [B]; returns a scalar."""
+def half_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """E[w ½ (prediction − target)²], the form of J_V (6) and J_Q. All [B]; returns a scalar."""
     _assert_rank(1, prediction, target)
-    return 0.5 * (prediction - target).square().mean()
+    return 0.5 * (weight * (prediction - target).square()).mean()
 
 
-def soft_value(q: Tensor, log_prob: Tensor, ent_coef: float) -> Tensor:
+def huber_loss(prediction: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """E[w h(prediction − target)], h(δ) = ½ δ² where |δ| ≤ 1, else |δ| − ½. All [B]; returns a scalar."""
+    _assert_rank(1, prediction, target)
+    return (weight * F.smooth_l1_loss(prediction, target, reduction="none")).mean()
+
+
+def of_action(q: Tensor, action: Tensor) -> Tensor:
+    """Q(s, a) out of Q(s, ·): [B, A] and [B] int64 to [B]."""
+    _assert_rank(1, action)
+    return q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def soft_maximum(q: Tensor, ent_coef: float) -> Tensor:
+    """V(s) = α log Σ_a exp(Q(s, a) / α), max_π E_π[Q − α log π]; max_a Q(s, a) as α → 0. [B, A] to [B]."""
+    _assert_rank(2, q)
+    return ent_coef * torch.logsumexp(q / ent_coef, dim=-1)
+
+
+def twin_q_loss(q1: Tensor, q2: Tensor, target_q: Tensor, weight: Tensor) -> Tensor:
+    """J_Q(θ1) + J_Q(θ2), both towards one target. All [B]; returns a scalar."""
+    return half_squared_error(q1, target_q, weight) + half_squared_error(q2, target_q, weight)
+
+
+def mean_td_error(q1: Tensor, q2: Tensor, target_q: Tensor) -> Tensor:
+    """½ (|Q1 − Q̂| + |Q2 − Q̂|), of which priorities are made. All [B]; returns [B]."""
+    return 0.5 * ((q1 - target_q).abs() + (q2 - target_q).abs())
+
+
+def soft_value(q: Tensor, log_prob: Tensor, ent_coef: Tensor | float) -> Tensor:
     """Soft state value Q(s, a) − α log π(a|s) of one action sample, Eq. 3. Both [B]; returns [B]."""
     _assert_rank(1, q, log_prob)
     return q - ent_coef * log_prob  # [B]

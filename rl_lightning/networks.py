@@ -1,15 +1,19 @@
-"""Networks: an MLP body, and the heads that off-policy learners put on any body."""
+"""Networks: an MLP body, and what off-policy learners make of any body, each behind an encoder of its own."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
+import gymnasium as gym
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rl_lightning.encoders import make_encoder
 from rl_lightning.errors import require
 from rl_lightning.functional import squashed_gaussian_log_prob
+from rl_lightning.types import Obs
 
 NetworkCallable = Callable[[int, int], nn.Module]
 """A body: called with (in_features, out_features), returns a module that maps [..., in] to [..., out]."""
@@ -55,62 +59,159 @@ class MLP(nn.Sequential):
 
 
 class ValueNetwork(nn.Module):
-    """V(s): [B, *obs_shape] to [B]."""
+    """V(s): [B, *obs_shape] to [B]. Arguments as of `make_encoder`, and the body."""
 
-    def __init__(self, obs_features: int, network: NetworkCallable) -> None:
+    def __init__(self, observation_space: gym.Space[Any], network: NetworkCallable, learner: str) -> None:
         super().__init__()
-        self.body = network(obs_features, 1)
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features, 1)
 
-    def forward(self, obs: Tensor) -> Tensor:  # noqa: D102 (the class says it)
-        value: Tensor = self.body(obs.flatten(1).float())  # [B, 1]
+    def forward(self, obs: Obs) -> Tensor:  # noqa: D102 (the class says it)
+        value: Tensor = self.body(self.encoder(obs))  # [B, 1]
         return value.float().squeeze(-1)  # [B]
 
 
 class QNetwork(nn.Module):
     """Q(s, a): [B, *obs_shape] and [B, A] to [B]."""
 
-    def __init__(self, obs_features: int, action_dim: int, network: NetworkCallable) -> None:
+    def __init__(
+        self, observation_space: gym.Space[Any], action_dim: int, network: NetworkCallable, learner: str
+    ) -> None:
         super().__init__()
-        self.body = network(obs_features + action_dim, 1)
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features + action_dim, 1)
 
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
-        q: Tensor = self.body(torch.cat([obs.flatten(1).float(), action], dim=-1))  # [B, 1]
+    def forward(self, obs: Obs, action: Tensor) -> Tensor:  # noqa: D102
+        q: Tensor = self.body(torch.cat([self.encoder(obs), action], dim=-1))  # [B, 1]
         return q.float().squeeze(-1)  # [B]
 
 
 class TwinQ(nn.Module):
     """Q_θ1 and Q_θ2, independent networks against the maximization bias (arXiv:1802.09477)."""
 
-    def __init__(self, obs_features: int, action_dim: int, network: NetworkCallable) -> None:
+    def __init__(
+        self, observation_space: gym.Space[Any], action_dim: int, network: NetworkCallable, learner: str
+    ) -> None:
         super().__init__()
-        self.q1 = QNetwork(obs_features, action_dim, network)
-        self.q2 = QNetwork(obs_features, action_dim, network)
+        self.q1 = QNetwork(observation_space, action_dim, network, learner)
+        self.q2 = QNetwork(observation_space, action_dim, network, learner)
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def forward(self, obs: Obs, action: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         return self.q1(obs, action), self.q2(obs, action)  # [B], [B]
+
+
+class DiscreteQNetwork(nn.Module):
+    """Q(s, ·) of every discrete action: [B, *obs_shape] to [B, A].
+
+    Args:
+        observation_space: see `make_encoder`.
+        num_actions: A.
+        network: the body.
+        learner: for messages.
+        dueling: Q(s, a) = V(s) + U(s, a) − mean_a U(s, a), bodies of their own for V and U (arXiv:1511.06581, Eq. 9).
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        num_actions: int,
+        network: NetworkCallable,
+        learner: str,
+        dueling: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features, num_actions)
+        self.value = network(self.encoder.out_features, 1) if dueling else None
+
+    def forward(self, obs: Obs) -> Tensor:  # noqa: D102
+        features = self.encoder(obs)  # [B, out_features]
+        q: Tensor = self.body(features).float()  # [B, A]
+        if self.value is not None:
+            q = self.value(features).float() + q - q.mean(-1, keepdim=True)
+        return q
+
+
+class DiscreteTwinQ(nn.Module):
+    """Q_θ1(s, ·) and Q_θ2(s, ·), independent networks."""
+
+    def __init__(
+        self, observation_space: gym.Space[Any], num_actions: int, network: NetworkCallable, learner: str
+    ) -> None:
+        super().__init__()
+        self.q1 = DiscreteQNetwork(observation_space, num_actions, network, learner)
+        self.q2 = DiscreteQNetwork(observation_space, num_actions, network, learner)
+
+    def forward(self, obs: Obs) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return self.q1(obs), self.q2(obs)  # [B, A], [B, A]
+
+
+class CategoricalPolicy(nn.Module):
+    """π(·|s) of discrete actions: [B, *obs_shape] to log-probabilities [B, A]."""
+
+    def __init__(
+        self, observation_space: gym.Space[Any], num_actions: int, network: NetworkCallable, learner: str
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features, num_actions)
+
+    def forward(self, obs: Obs) -> Tensor:  # noqa: D102
+        return torch.log_softmax(self.body(self.encoder(obs)).float(), dim=-1)
+
+
+class DeterministicPolicy(nn.Module):
+    """μ(s): [B, *obs_shape] to actions [B, A] in [-1, 1]."""
+
+    def __init__(
+        self, observation_space: gym.Space[Any], action_dim: int, network: NetworkCallable, learner: str
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features, action_dim)
+
+    def forward(self, obs: Obs) -> Tensor:  # noqa: D102
+        action: Tensor = self.body(self.encoder(obs)).float()
+        return action.tanh()
+
+
+class Temperature(nn.Module):
+    """α > 0, learned as log α."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        """α, a scalar."""
+        return self.log_alpha.exp()
 
 
 class SquashedGaussianPolicy(nn.Module):
     """π(a|s): a = tanh(u), u ~ N(μ(s), σ(s)²), actions in [-1, 1].
 
     Args:
-        obs_features: number of elements of an observation.
+        observation_space: see `make_encoder`.
         action_dim: A.
         network: the body; its 2A outputs are μ and log σ.
+        learner: for messages.
     """
 
     LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # the bounds of the original code (SAC); σ stays in [2e-9, 7.4]
 
-    def __init__(self, obs_features: int, action_dim: int, network: NetworkCallable) -> None:
+    def __init__(
+        self, observation_space: gym.Space[Any], action_dim: int, network: NetworkCallable, learner: str
+    ) -> None:
         super().__init__()
-        self.body = network(obs_features, 2 * action_dim)
+        self.encoder = make_encoder(observation_space, learner)
+        self.body = network(self.encoder.out_features, 2 * action_dim)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Obs) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] to μ and log σ, both [B, A] float32."""
-        mean, log_std = self.body(obs.flatten(1).float()).float().chunk(2, dim=-1)
+        mean, log_std = self.body(self.encoder(obs)).float().chunk(2, dim=-1)
         return mean, log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
 
-    def sample(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
         """A reparameterized action a = f(ε; s), differentiable in the parameters.
 
         Returns:
@@ -120,7 +221,7 @@ class SquashedGaussianPolicy(nn.Module):
         u = mean + log_std.exp() * torch.randn_like(mean)  # [B, A]
         return u.tanh(), squashed_gaussian_log_prob(u, mean, log_std), u
 
-    def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
+    def log_prob(self, obs: Obs, u: Tensor) -> Tensor:
         """log π(tanh(u)|s): [B, *obs_shape] and the pre-tanh [B, A] to [B]."""
         mean, log_std = self(obs)
         return squashed_gaussian_log_prob(u, mean, log_std)

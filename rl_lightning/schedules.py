@@ -20,10 +20,23 @@ def scheduled(schedule: Schedule, start: float, end: float, progress: float) -> 
     Raises:
         UsageError: any other schedule.
     """
-    require(schedule in get_args(Schedule), "schedule", schedule, f"give one of {get_args(Schedule)}")
+    check_schedule("schedule", schedule)
     done = min(progress, 1.0)
     if schedule == "constant":
         return start
     if schedule == "cosine":
         done = 0.5 * (1.0 - math.cos(math.pi * done))
     return start + done * (end - start)
+
+
+def check_schedule(key: str, schedule: str) -> None:
+    """Refuse an unknown schedule.
+
+    Args:
+        key: the setting as the user spells it.
+        schedule: its value.
+
+    Raises:
+        UsageError: naming those that there are.
+    """
+    require(schedule in get_args(Schedule), key, schedule, f"give one of {get_args(Schedule)}")

@@ -13,13 +13,18 @@ Obs = Tensor | dict[str, Any]
 
 
 class Transition(NamedTuple):
-    """Transitions (s, a, r, s'), any leading batch dimensions `*`."""
+    """A minibatch to learn from: `n_step` transitions in a row taken for one, any leading batch dimensions `*`.
 
-    obs: Tensor  # [*, *obs_shape], the observation space's dtype (float64 becomes float32)
-    action: Tensor  # [*, A] float32, the policy's action in [-1, 1]
-    reward: Tensor  # [*] float32, the environment's raw reward
-    next_obs: Tensor  # [*, *obs_shape]; at an episode's end its last observation, never the next reset's
-    terminated: Tensor  # [*] bool; true termination only: a time limit still bootstraps
+    With k ≤ n the steps it spans, fewer where an episode or the memory ends:
+    """
+
+    obs: Obs  # [*, *obs_shape], s_t, the observation space's dtype (float64 becomes float32)
+    action: Tensor  # [*, *action_shape], a_t; of a Box float32, the policy's own in [-1, 1]
+    reward: Tensor  # [*] float32, Σ_{i<k} γ^i r_{t+i}
+    next_obs: Obs  # [*, *obs_shape], s_{t+k}; at an episode's end its last observation, never the next reset's
+    terminated: Tensor  # [*] bool; whether s_{t+k} is terminal: a time limit still bootstraps
+    discount: Tensor  # [*] float32, γ^k
+    weight: Tensor  # [*] float32, of each in the loss: of importance sampling with prioritized replay, else 1
 
 
 class Rollout(NamedTuple):

@@ -2,18 +2,21 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from rl_lightning.callbacks import EnvironmentInteraction
+from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
 from rl_lightning.checkpoints import KEY, check_signature, keep_settings, load_checkpoint, signature
 from rl_lightning.compilation import compiled_or_eager
 from rl_lightning.data.datamodules import ReplayDataModule
@@ -21,10 +24,12 @@ from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.evaluation import play_episodes, record_episode
 from rl_lightning.normalization import ReturnNormalizer
-from rl_lightning.types import Episode, Obs, Transition, to_device
+from rl_lightning.types import Episode, Obs, to_device
 
-Metrics = dict[str, Tensor]  # detached scalars, by the name they are logged under
-Gradients = list[tuple[Tensor, ...]]  # for each optimizer, in the order of `configure_optimizers`
+Metrics = dict[str, Tensor]  # detached, by the name they are logged under: scalars, or [B], whose mean is logged
+Gradients = Sequence[
+    tuple[Tensor, ...] | None
+]  # for each optimizer of `configure_optimizers`, in its order; None: no step
 
 
 class Algorithm(LightningModule):
@@ -40,17 +45,22 @@ class Algorithm(LightningModule):
 
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
-        losses: metrics of the latest gradient step.
+        gradient_steps: taken so far, each of all optimizers.
+        losses: metrics of the latest gradient step that had them.
+        polyak_averaging: what moves the target networks, of learners that have any.
     """
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
-    losses: Metrics
+    polyak_averaging: PolyakAveraging | None = None
 
     def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], compile: bool = True) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
         self.compile_gradients = compile
+        self.gradient_steps = 0
+        self.losses: Metrics = {}
+        self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._interaction = EnvironmentInteraction()
         self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
 
@@ -63,9 +73,14 @@ class Algorithm(LightningModule):
         """The losses' metrics, and each optimizer's gradients, for one minibatch. Pure: it changes nothing."""
 
     def minibatches(self, batch: Any) -> Iterator[Any]:
-        """What `gradients` takes, one after the other; here from a sample of replay, [updates, batch_size, ...]."""
-        for fields in zip(*batch, strict=True):
-            yield Transition(*fields)
+        """What `gradients` takes, one after the other; here minibatches of replay, whose priorities follow learning."""
+        for minibatch in batch:
+            yield minibatch
+            if batch.prioritized:
+                batch.learned(self.losses["train/td_error"])
+
+    def episodes_end(self, ended: NDArray[np.bool_]) -> None:
+        """Called while acting, when episodes have ended in some of the environments, [num_envs]."""
 
     def check_data(self, data: object) -> None:
         """Refuse a DataModule that this learner cannot learn from.
@@ -79,13 +94,20 @@ class Algorithm(LightningModule):
                 f"{self.learns_from.__name__}; give that as data"
             )
 
+    def target_of(self, network: nn.Module) -> Any:
+        """A target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`."""
+        target = deepcopy(network).requires_grad_(False)
+        self._targets.append((network, target))
+        return target
+
     def target_networks(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs (online, target) for `PolyakAveraging` to follow."""
-        return []
+        return self._targets
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
-        return [self._interaction] if self._is_needed(self._interaction) else []
+        own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
+        return [callback for callback in own if self._is_needed(callback)]
 
     @property
     def env_steps(self) -> int:
@@ -93,10 +115,20 @@ class Algorithm(LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         return next((c.env_steps for c in callbacks if isinstance(c, EnvironmentInteraction)), 0)
 
+    @property
+    def progress(self) -> float:
+        """The share of the run's environment steps that is done; 1 outside a run."""
+        if self._trainer is None:
+            return 1.0
+        total: int = self.trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
+        return self.env_steps / total
+
     # Learning
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot train, then choose how `gradients` runs."""
+        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        if stage == "fit":
+            self.gradient_steps = 0
         check_precision(self.trainer.precision)
         self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
@@ -120,17 +152,22 @@ class Algorithm(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration: a gradient step for each of the minibatches in `batch`."""
         for minibatch in self.minibatches(batch):
-            self.losses, gradients = self._gradients(minibatch)
+            metrics, gradients = self._gradients(minibatch)
+            self.losses = {**self.losses, **metrics}
             self._step_optimizers(gradients)
 
     def _step_optimizers(self, gradients: Gradients) -> None:
         """Step each optimizer with its own gradients, and each scheduler; then call `on_gradient_step_end`."""
         for (optimizer, parameters), own in zip(self._steppers, gradients, strict=True):
+            if own is None:
+                continue
             for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
                 parameter.grad = gradient
             optimizer.step()
+        torch.clear_autocast_cache()  # or the next step of this batch would be taken with these weights, in bf16
         for scheduler in self._schedulers:
             scheduler.step()
+        self.gradient_steps += 1
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
 
@@ -201,10 +238,12 @@ class Algorithm(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note whose checkpoint it is."""
         checkpoint[KEY] = signature(self, self.observation_space, self.action_space)
+        checkpoint[KEY]["gradient_steps"] = self.gradient_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
         check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
+        self.gradient_steps = checkpoint[KEY]["gradient_steps"]
         keep_settings(checkpoint, self.configure_optimizers())
         for callback in self.trainer.callbacks if self._trainer else []:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
@@ -234,7 +273,7 @@ class Algorithm(LightningModule):
         return not any(isinstance(c, type(callback)) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def gradients_of(loss: Tensor, owners: Sequence[nn.Module]) -> Gradients:
+def gradients_of(loss: Tensor, owners: Sequence[nn.Module]) -> list[tuple[Tensor, ...]]:
     """∂loss/∂parameters for each owner's own parameters, in one backward pass."""
     parameters = [list(owner.parameters()) for owner in owners]
     flat = torch.autograd.grad(loss, [parameter for own in parameters for parameter in own])

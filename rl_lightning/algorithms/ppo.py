@@ -169,8 +169,7 @@ class PPO(Algorithm):
         return self._mean_over_processes((self.losses["train/approx_kl"],))[0].item()
 
     def _set_clip_range(self) -> None:
-        progress = self.env_steps / self.trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-        clip_range = scheduled(self.clip_range_schedule, self.initial_clip_range, 0.0, progress)
+        clip_range = scheduled(self.clip_range_schedule, self.initial_clip_range, 0.0, self.progress)
         assert isinstance(self.clip_range, Tensor)
         self.clip_range.fill_(max(clip_range, 1e-6))
 

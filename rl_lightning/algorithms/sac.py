@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -14,11 +13,11 @@ from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
-from rl_lightning.envs import check_box_action_space, check_vector_observation_space
+from rl_lightning.envs import check_box_action_space
 from rl_lightning.errors import require
-from rl_lightning.functional import half_squared_error, soft_value, td_target
+from rl_lightning.functional import half_squared_error, mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, TwinQ, ValueNetwork
-from rl_lightning.types import Transition
+from rl_lightning.types import Obs, Transition
 
 PolicyGradient = Literal["reparameterized", "likelihood_ratio"]
 
@@ -27,7 +26,7 @@ class SAC(Algorithm):
     """Soft actor-critic: V_ψ, a target V_ψ̄ that follows it, twin Q_θ1 and Q_θ2, and a squashed Gaussian π_φ.
 
     Args:
-        observation_space: a Box of vectors.
+        observation_space: see `rl_lightning.encoders.make_encoder`.
         action_space: a Box of vectors in [-1, 1], as `make_env` gives it.
         gamma: the discount γ, in [0, 1].
         tau: weight of V_ψ in each update of V_ψ̄, in (0, 1]; 1 copies it.
@@ -77,7 +76,6 @@ class SAC(Algorithm):
         require(0.0 < reward_scale < math.inf, "reward_scale", reward_scale, "give a number above 0")
         estimators = get_args(PolicyGradient)
         require(policy_gradient in estimators, "policy_gradient", policy_gradient, f"give one of {estimators}")
-        obs_features = check_vector_observation_space(observation_space, "SAC")
         action_dim = check_box_action_space(action_space, "SAC")
         self.gamma, self.ent_coef, self.reward_scale = gamma, ent_coef, reward_scale
         self.policy_gradient = policy_gradient
@@ -85,17 +83,16 @@ class SAC(Algorithm):
         self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
 
-        self.value = ValueNetwork(obs_features, network)  # V_ψ
-        self.target_value = ValueNetwork(obs_features, network).requires_grad_(False)  # V_ψ̄
-        self.target_value.load_state_dict(self.value.state_dict())
-        self.q = TwinQ(obs_features, action_dim, network)  # Q_θ1, Q_θ2
-        self.policy = SquashedGaussianPolicy(obs_features, action_dim, network)  # π_φ
-        self._polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        self.value = ValueNetwork(observation_space, network, "SAC")  # V_ψ
+        self.target_value = self.target_of(self.value)  # V_ψ̄
+        self.q = TwinQ(observation_space, action_dim, network, "SAC")  # Q_θ1, Q_θ2
+        self.policy = SquashedGaussianPolicy(observation_space, action_dim, network, "SAC")  # π_φ
+        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
         self.configure_optimizers()  # what they refuse is refused here, before anything is created
         if init_from is not None:
             self.load_weights(init_from)
 
-    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+    def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
         u, log_std = self.policy(obs)
         if not deterministic:
@@ -110,7 +107,8 @@ class SAC(Algorithm):
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
 
         value_loss = self.value_loss(value, min_q, log_prob)
-        q_loss = self.q_loss(q1, q2, batch)
+        target_q = self.target_q(batch)  # [B]
+        q_loss = twin_q_loss(q1, q2, target_q, batch.weight)
         if self.policy_gradient == "reparameterized":
             policy_loss = self.policy_loss(min_q, log_prob)
         else:
@@ -123,6 +121,7 @@ class SAC(Algorithm):
             "train/entropy": -log_prob.mean(),
             "train/q_mean": torch.minimum(q1, q2).mean(),
             "train/v_mean": value.mean(),
+            "train/td_error": mean_td_error(q1, q2, target_q),
         }
         return {name: metric.detach() for name, metric in metrics.items()}, [
             torch.autograd.grad(value_loss, list(self.value.parameters())),
@@ -134,32 +133,22 @@ class SAC(Algorithm):
         """J_V(ψ), Eq. 6: V_ψ(s) towards min Q(s, a) − α log π(a|s)."""
         return half_squared_error(value, soft_value(min_q, log_prob, self.ent_coef).detach())
 
-    def q_loss(self, q1: Tensor, q2: Tensor, batch: Transition) -> Tensor:
-        """J_Q(θ1) + J_Q(θ2): both towards Q̂ = r + γ V_ψ̄(s')."""
+    def target_q(self, batch: Transition) -> Tensor:
+        """Q̂ = r + γ V_ψ̄(s'), [B]: what J_Q(θ1) and J_Q(θ2) draw both Q to."""
         next_v = self.target_value(batch.next_obs)  # [B]
-        target_q = td_target(self.reward_scale * batch.reward, batch.terminated, next_v, self.gamma)  # [B]
-        return half_squared_error(q1, target_q) + half_squared_error(q2, target_q)
+        return td_target(self.reward_scale * batch.reward, batch.terminated, next_v, batch.discount)  # [B]
 
     def policy_loss(self, min_q: Tensor, log_prob: Tensor) -> Tensor:
         """J_π(φ), Eq. 9: E[α log π(a|s) − min Q(s, a)], whose gradient through a = f_φ(ε; s) is Eq. 10."""
         return -soft_value(min_q, log_prob, self.ent_coef).mean()
 
-    def likelihood_ratio_loss(self, obs: Tensor, u: Tensor, min_q: Tensor, log_prob: Tensor, value: Tensor) -> Tensor:
+    def likelihood_ratio_loss(self, obs: Obs, u: Tensor, min_q: Tensor, log_prob: Tensor, value: Tensor) -> Tensor:
         """A loss with the gradient E[∇ log π(a|s) (α log π(a|s) − min Q(s, a) + V(s))] of J_π (Williams, 1992).
 
         E[∇ log π] = 0, so neither the baseline V(s) nor the gradient of α log π itself changes the expectation.
         """
         advantage = (soft_value(min_q, log_prob, self.ent_coef) - value).detach()  # [B]
         return -(self.policy.log_prob(obs, u.detach()) * advantage).mean()
-
-    def target_networks(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
-        """V_ψ̄ follows V_ψ."""
-        return [(self.value, self.target_value)]
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Interaction, and the averaging of V_ψ̄."""
-        averaging = self._polyak_averaging
-        return [*super().configure_callbacks(), *([averaging] if self._is_needed(averaging) else [])]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One for each of J_V, J_Q and J_π, in the order of `gradients`."""

@@ -130,16 +130,11 @@ class TRPO(Algorithm):
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
         return self.networks.act(obs, deterministic)
 
-    def training_step(self, batch: RolloutStream, batch_idx: int) -> None:
-        """For each rollout a step of the policy, then passes for V."""
-        super().training_step(batch, batch_idx)
-        self.losses = {**self.policy_metrics, **self.losses}
-
     def minibatches(self, batch: RolloutStream) -> Iterator[ValueSamples]:
         """Step the policy, then give V its minibatches, `n_critic_updates` passes over the rollout."""
         for rollout in batch:
             samples = self.with_advantages(rollout)
-            self.policy_metrics = self.step_policy(samples)
+            self.losses = {**self.losses, **self.step_policy(samples)}
             size = len(samples.returns)
             for _ in range(self.n_critic_updates):
                 for index in torch.split(torch.randperm(size, device=self.device), self.batch_size):

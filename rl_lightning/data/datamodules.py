@@ -1,24 +1,27 @@
 """Learning from replay: minibatches of transitions that any policy may have gathered."""
 
 import math
-from collections.abc import Iterator
+import pickle
 from typing import Any
 
-import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.data.replay import ReplayBuffer
+from rl_lightning.data.replay_stream import ReplayLoader, ReplayStream
 from rl_lightning.envs import Vectorization
 from rl_lightning.errors import UsageError, require
-from rl_lightning.types import State, Step, Transition
+from rl_lightning.types import State, Step
 
 
 class ReplayDataModule(EnvironmentDataModule):
     """Minibatches from a replay buffer that `EnvironmentInteraction` fills while the trainer runs.
 
-    One training batch is one iteration of an off-policy algorithm: `train_freq` steps of every environment, then
-    `replay_ratio` gradient steps for each environment step just taken.
+    One iteration of an off-policy algorithm is `train_freq` steps of every environment, then `replay_ratio` gradient
+    steps for each environment step just taken. A training batch is a stream of minibatches, of one iteration or more.
+    Observations that the environment stacks with `gymnasium.wrappers.FrameStackObservation` are kept frame by frame.
 
     Args:
         env_id: a registered Gymnasium environment; ``module:Id`` imports `module` first.
@@ -38,6 +41,20 @@ class ReplayDataModule(EnvironmentDataModule):
         test_episodes: episodes of `test`, the evaluation that ends a run.
         save_buffer: keep the buffer's contents in checkpoints (the first process's, where there are several); without
             them a resumed run has to fill it anew.
+        n_step: time steps that a transition spans: their discounted rewards are summed, and the value bootstrapped
+            from is that of the last one's next state. Fewer where an episode ends.
+        priority_alpha: exponent of prioritized replay: transitions are drawn in proportion to |TD error|^alpha; 0
+            draws uniformly.
+        priority_beta: exponent of the weights that make up for it, at the start; it grows linearly to 1 at the end of
+            the run.
+        clip_rewards: store rewards clipped to [-1, 1]; the reported returns stay raw.
+        buffer_on_device: keep the buffer on the learner's device instead of in memory.
+        buffer_file: a new file to keep the buffer in instead of in memory; each further process adds ``.1`` and so on.
+        buffer_from: a checkpoint whose buffer to start from, or a file with ``buffer.state_dict()``, instead of
+            `learning_starts` random steps.
+        env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
+            follow each other without Lightning's loop in between; a multiple of train_freq x num_envs, by default
+            that.
 
     Attributes:
         observation_space: of one environment.
@@ -63,9 +80,26 @@ class ReplayDataModule(EnvironmentDataModule):
         eval_episodes: int = 10,
         test_episodes: int = 100,
         save_buffer: bool = True,
+        n_step: int = 1,
+        priority_alpha: float = 0.0,
+        priority_beta: float = 0.4,
+        clip_rewards: bool = False,
+        buffer_on_device: bool = False,
+        buffer_file: str | None = None,
+        buffer_from: str | None = None,
+        env_steps_per_batch: int | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
+        iteration = train_freq * num_envs
+        if env_steps_per_batch is None:
+            env_steps_per_batch = iteration
+        require(
+            env_steps_per_batch >= 1 and env_steps_per_batch % iteration == 0,
+            "env_steps_per_batch",
+            env_steps_per_batch,
+            f"give a multiple of train_freq x num_envs = {iteration}",
+        )
         super().__init__(
             env_id,
             env_kwargs,
@@ -75,7 +109,7 @@ class ReplayDataModule(EnvironmentDataModule):
             env_steps_per_epoch,
             eval_episodes,
             test_episodes,
-            env_steps_per_batch=train_freq * num_envs,
+            env_steps_per_batch,
         )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
@@ -90,31 +124,64 @@ class ReplayDataModule(EnvironmentDataModule):
             learning_starts,
             f"give at least num_envs={num_envs} and less than total_env_steps={total_env_steps}",
         )
-        updates = replay_ratio * train_freq * num_envs
+        updates = replay_ratio * iteration
         require(
             1 <= updates < math.inf and math.isclose(updates, round(updates)),
             "replay_ratio",
             replay_ratio,
             f"replay_ratio x train_freq x num_envs = {updates:g} gradient steps an iteration; make that a whole number",
         )
+        require(n_step >= 1, "n_step", n_step, "give 1 or more")
+        require(0 <= priority_alpha < math.inf, "priority_alpha", priority_alpha, "give 0 (uniform) or more")
+        require(0 <= priority_beta <= 1, "priority_beta", priority_beta, "give a number in [0, 1]")
+        require(
+            not (buffer_on_device and buffer_file),
+            "buffer_file",
+            buffer_file,
+            "with buffer_on_device there is no memory of this machine to replace; give one of the two",
+        )
         self.learning_starts, self.train_freq = learning_starts, train_freq
         self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size
-        self.save_buffer = save_buffer
+        self.iterations_per_batch = env_steps_per_batch // iteration
+        self.save_buffer, self.clip_rewards = save_buffer, clip_rewards
+        self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
+        self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
         self._fresh = 0  # steps added since the latest sample
 
     def setup(self, stage: str) -> None:
-        """Make the replay buffer, in the stage that fills it."""
+        """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
         if stage != "fit" or self._buffer is not None:
             return
-        obs_space, action_space = self.observation_space, self.action_space
-        if not isinstance(obs_space, gym.spaces.Box) or not isinstance(action_space, gym.spaces.Box):
-            raise UsageError(
-                f"spaces {obs_space} and {action_space} are not supported by ReplayDataModule: it stores Box "
-                "observations and Box actions; choose another environment"
-            )
         seed = torch.initial_seed()
-        self._buffer = ReplayBuffer(self.buffer_size, self.num_envs, obs_space, action_space, seed)
+        self._buffer = ReplayBuffer(
+            self.buffer_size,
+            self.num_envs,
+            self.observation_space,
+            self.action_space,
+            seed,
+            self.n_step,
+            self.frame_stack,
+            self.priority_alpha,
+            self._buffer_device(),
+            self._buffer_file(),
+        )
+        if self.buffer_from is not None:
+            self._buffer.load_state_dict(read_buffer(self.buffer_from))
+            self.seed(seed)  # this run's, not that of the one which filled it
+
+    def _buffer_device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.buffer_on_device and self.trainer else torch.device("cpu")
+
+    def _buffer_file(self) -> str | None:
+        rank = self.trainer.global_rank if self.trainer else 0
+        return f"{self.buffer_file}.{rank}" if self.buffer_file and rank > 0 else self.buffer_file
+
+    def train_envs(self) -> VectorEnv[Any, Any, Any]:
+        """New training environments: the buffer's episodes, if any go on, do so no more."""
+        if self._buffer is not None:
+            self._buffer.end_episodes()
+        return super().train_envs()
 
     @property
     def buffer(self) -> ReplayBuffer:
@@ -124,12 +191,13 @@ class ReplayDataModule(EnvironmentDataModule):
 
     @property
     def random_steps(self) -> int:  # type: ignore[override]
-        """`learning_starts`, unless a checkpoint has filled the buffer."""
+        """`learning_starts`, unless a checkpoint or `buffer_from` has filled the buffer."""
         return self.learning_starts if len(self.buffer) == 0 else 0
 
     def store(self, step: Step) -> None:
         """Add transitions to the buffer."""
-        self.buffer.add(step.obs, step.action, step.reward, step.next_obs, step.terminated)
+        reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
+        self.buffer.add(step.obs, step.action, reward, step.next_obs, step.terminated, step.truncated)
         self._fresh += 1
 
     def collect_fresh(self) -> None:
@@ -137,17 +205,35 @@ class ReplayDataModule(EnvironmentDataModule):
         self._fresh = 0
         self.collect(lambda: self._fresh == self.train_freq)
 
+    @property
+    def gamma(self) -> float:
+        """The learner's discount."""
+        gamma: float = self._learner.gamma
+        return gamma
+
+    @property
+    def beta(self) -> float:
+        """The exponent of prioritized replay's weights: `priority_beta` at the start of the run, 1 at its end."""
+        progress: float = min(1.0, self._learner.env_steps / self.total_env_steps)
+        return self.priority_beta + (1.0 - self.priority_beta) * progress
+
+    @property
+    def _learner(self) -> Any:
+        return self.trainer.lightning_module  # type: ignore[union-attr]
+
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
         self.buffer.generator.manual_seed(seed)
 
-    def train_dataloader(self) -> "ReplayLoader":
-        """One epoch of iterations."""
+    def train_dataloader(self) -> ReplayLoader:
+        """One epoch of streams of minibatches."""
         return ReplayLoader(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move transitions; seeds of episodes stay. Lightning's own walks through any collection, at every step."""
-        return Transition(*(field.to(device) for field in batch)) if isinstance(batch, Transition) else batch
+        """Have a stream's minibatches moved as they come; seeds of episodes stay."""
+        if isinstance(batch, ReplayStream):
+            batch.device = device
+        return batch
 
     def state_dict(self) -> State:
         """The buffer, unless `save_buffer` is off."""
@@ -159,23 +245,28 @@ class ReplayDataModule(EnvironmentDataModule):
             self.buffer.load_state_dict(state_dict["buffer"])
 
 
-class ReplayLoader:
-    """An epoch of samples, each drawn after `train_freq` steps of every environment.
+def read_buffer(path: str) -> State:
+    """The state of a replay buffer, from a checkpoint or a file of its own.
 
-    It has a length, so Lightning never prefetches one.
-
-    Args:
-        data: whose buffer to sample, and how.
+    Raises:
+        UsageError: where it is missing, damaged, or holds no replay buffer.
     """
-
-    def __init__(self, data: ReplayDataModule) -> None:
-        self.data, self.iterations = data, data.batches_per_epoch
-
-    def __len__(self) -> int:
-        return self.iterations
-
-    def __iter__(self) -> Iterator[Transition]:
-        """Transitions [updates, batch_size, ...]."""
-        for _ in range(self.iterations):
-            self.data.collect_fresh()
-            yield self.data.buffer.sample(self.data.updates, self.data.batch_size)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"buffer_from={path!r} is not allowed: it does not exist; give a checkpoint") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"buffer_from={path!r} is not allowed: it cannot be read; give an intact checkpoint of rl_lightning, or a "
+            "file saved with torch.save(buffer.state_dict(), path)"
+        ) from error
+    for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
+        state = state.get(key, state) if isinstance(state, dict) else state
+    require(
+        isinstance(state, dict) and {"storage", "steps", "generator"} <= state.keys(),
+        "buffer_from",
+        path,
+        "it holds no replay buffer; give a checkpoint of a run with save_buffer, or a file saved with "
+        "torch.save(buffer.state_dict(), path)",
+    )
+    return dict(state)

@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from lightning.pytorch import LightningDataModule
 
+from rl_lightning.data.frames import frame_stack_of
 from rl_lightning.envs import Vectorization, make_env, make_vec_env
 from rl_lightning.errors import require
 from rl_lightning.types import Step
@@ -38,6 +39,7 @@ class EnvironmentDataModule(LightningDataModule):
     Attributes:
         observation_space: of one environment.
         action_space: of one environment as `make_env` makes it.
+        frame_stack: frames that an observation is stacked from.
         random_steps: environment steps of random actions that are wanted before the first batch.
 
     Raises:
@@ -79,6 +81,7 @@ class EnvironmentDataModule(LightningDataModule):
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
         probe = make_env(env_id, self.env_kwargs)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        self.frame_stack = frame_stack_of(probe)
         probe.close()
         self.collect: Callable[[Callable[[], bool]], None] = _nobody_collects
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None

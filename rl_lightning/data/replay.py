@@ -1,30 +1,39 @@
 """Replay memory: a plain preallocated ring."""
 
-import math
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_lightning.errors import UsageError
-from rl_lightning.types import State, Transition
+from rl_lightning.data.frames import FrameMemory
+from rl_lightning.data.packed import (
+    Field,
+    Layout,
+    action_field,
+    allocate,
+    check_saved,
+    observation_fields,
+    torch_dtype,
+)
+from rl_lightning.data.priorities import Priorities
+from rl_lightning.errors import require
+from rl_lightning.types import State, Transition, map_obs
+
+__all__ = ["ReplayBuffer", "Stored", "torch_dtype"]
 
 
-class Field(NamedTuple):
-    """One field of a transition: shape and dtype of a single entry."""
+class Stored(NamedTuple):
+    """Transitions in memory, single steps, as views with leading dimensions `*`."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a single entry."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-SCALAR = Field((), torch.float32)
+    obs: Any  # [*, *obs_shape], or a dict of them; of stacked frames {}, as those are kept apart
+    action: Any  # [*, *action_shape]
+    reward: Any  # [*] float32
+    next_obs: Any  # as obs
+    terminated: Any  # [*] bool
+    truncated: Any  # [*] bool
 
 
 class ReplayBuffer:
@@ -32,37 +41,64 @@ class ReplayBuffer:
 
     One row per time step, one column per environment, and all fields of a transition side by side: sampling is then
     one gather, and touches as little memory that is not in the cache with a million transitions as it can. Memory is
-    taken once, as pages are first written.
+    taken as it is first written.
 
     Args:
         buffer_size: transitions kept, over all environments; rounded down to whole rows.
         num_envs: columns.
-        observation_space: gives the observations' shape and dtype; float64 is stored as float32, uint8 as it is.
-        action_space: gives the actions' shape; stored as float32.
+        observation_space: gives the observations' shapes and dtypes; float64 is stored as float32, the rest as it is.
+        action_space: gives the actions' shape and dtype; those of a Box are stored as float32.
         seed: of the sampler's own generator.
+        n_step: time steps that a sampled transition spans, fewer where an episode or the memory ends.
+        frame_stack: more than 1 where observations are stacks of so many frames, each the one before shifted by one,
+            and an episode's first is one frame repeated (`gymnasium.wrappers.FrameStackObservation`): each frame is
+            then kept once.
+        priority_alpha: exponent of the priorities that transitions are drawn by; 0 draws uniformly.
+        device: where the memory lives and samples come out.
+        file: a new file for the memory to live in; that of frames is beside it, with ``.frames`` at its end.
 
     Attributes:
         storage: each field of all transitions, [rows, num_envs, ...] views of the same memory.
+        steps: time steps ever added; the newest `filled_rows` of them can be sampled.
+
+    Raises:
+        UsageError: spaces that cannot be stored, or a file that exists or cannot be made.
     """
 
     def __init__(
         self,
         buffer_size: int,
         num_envs: int,
-        observation_space: gym.spaces.Box,
-        action_space: gym.spaces.Box,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         seed: int = 0,
+        n_step: int = 1,
+        frame_stack: int = 1,
+        priority_alpha: float = 0.0,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (it never changes)
+        file: str | None = None,
     ) -> None:
+        require(file is None or device.type == "cpu", "buffer_file", file, "a file cannot be memory of a device")
         self.rows, self.num_envs = buffer_size // num_envs, num_envs
-        obs = Field(observation_space.shape, torch_dtype(observation_space))
-        # in the order of Transition
-        self._fields = [obs, Field(action_space.shape, torch.float32), SCALAR, obs, Field((), torch.bool)]
-        self._offsets, row_bytes = _layout(self._fields)
-        # numpy asks for huge pages, which random reads of a large memory gain from; torch does not
-        self._memory = torch.from_numpy(np.empty((self.rows, num_envs, row_bytes), dtype=np.uint8))
-        self.storage = self._typed(self._memory)
-        self.next_row = 0  # where the next time step is written
-        self.filled_rows = 0
+        self.n_step, self.device = n_step, device
+        obs: Any = observation_fields(observation_space)
+        self._frames = None
+        if frame_stack > 1:
+            frames_file = None if file is None else f"{file}.frames"
+            self._frames = FrameMemory(self.rows, num_envs, obs, frame_stack, device, frames_file)
+            obs = {}
+        flag = Field((), torch.bool)
+        fields = Stored(obs, action_field(action_space), Field((), torch.float32), obs, flag, flag)
+        self._layout = Layout(fields._asdict())
+        memory = allocate((self.rows, num_envs, self._layout.row_bytes), device, file)
+        self.storage = Stored(**self._layout.views(memory))
+        self._memory = memory.flatten(0, 1)  # [slots, row_bytes], slot = row × num_envs + environment
+        self._staged, views = self._layout.staging(num_envs)
+        self._staged_views = Stored(**views)
+        self._priorities = Priorities(len(self._memory), priority_alpha) if priority_alpha > 0 else None
+        self.steps = self.filled_rows = 0
+        self._ahead = torch.arange(n_step)[:, None, None]  # [n, 1, 1]
+        self._ended = np.ones(num_envs, dtype=bool)  # whether the next row begins an episode
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -72,83 +108,210 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of the full ring."""
-        return self._memory.nbytes
+        return self._memory.nbytes + (self._frames.nbytes if self._frames else 0)
+
+    @property
+    def next_row(self) -> int:
+        """Where the next time step is written."""
+        return self.steps % self.rows
 
     def add(
-        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, next_obs: np.ndarray, terminated: np.ndarray
+        self,
+        obs: Any,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        next_obs: Any,
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
     ) -> None:
-        """Copy one time step of every environment in, over the oldest once full. Leading dimension [num_envs]."""
-        for field, value in zip(self.storage, (obs, action, reward, next_obs, terminated), strict=True):
-            field[self.next_row] = torch.from_numpy(value)
-        self.next_row = (self.next_row + 1) % self.rows
-        self.filled_rows = min(self.filled_rows + 1, self.rows)
+        """Copy one time step of every environment in, over the oldest once full.
 
-    def sample(self, updates: int, batch_size: int) -> Transition:
-        """Transitions drawn uniformly with replacement, [updates, batch_size, ...] copies."""
-        index = torch.randint(len(self), (updates * batch_size,), generator=self.generator)
-        rows = self._memory.flatten(0, 1).index_select(0, index)  # [updates * batch_size, row_bytes]
-        return self._typed(rows.view(updates, batch_size, -1))
+        Args:
+            obs: [num_envs, *obs_shape], or a dict of them.
+            action: [num_envs, *action_shape].
+            reward: [num_envs].
+            next_obs: as `obs`; at an episode's end its last observation.
+            terminated: [num_envs]; true termination.
+            truncated: [num_envs]; cut off, by a time limit for example.
+        """
+        row, staged = self.next_row, self._staged_views
+        if self._frames:
+            self._frames.add(row, obs, next_obs, self._ended)
+        else:
+            map_obs(_assign, staged.obs, obs)
+            map_obs(_assign, staged.next_obs, next_obs)
+        staged.action[...], staged.reward[...] = action, reward
+        staged.terminated[...], staged.truncated[...] = terminated, truncated
+        np.logical_or(terminated, truncated, out=self._ended)
+        first = row * self.num_envs
+        self._memory[first : first + self.num_envs].copy_(self._staged)
+        self.steps += 1
+        self.filled_rows = min(self.filled_rows + 1, self.rows)
+        if self._priorities:
+            self._priorities.fill(np.arange(first, first + self.num_envs))
+        self._drop_incomplete()
+
+    def end_episodes(self) -> None:
+        """Let the next time step begin new episodes, as it does after a reset that no step tells of."""
+        if self.filled_rows:
+            newest = (self.steps - 1) % self.rows
+            self.storage.truncated[newest] |= ~self.storage.terminated[newest]
+        self._ended[:] = True
+
+    def sample(self, updates: int, batch_size: int, gamma: float, beta: float = 1.0) -> tuple[Transition, Tensor]:
+        """Draw transitions with replacement.
+
+        Args:
+            updates: minibatches.
+            batch_size: transitions in each.
+            gamma: the discount γ.
+            beta: exponent of the weights, where there are priorities.
+
+        Returns:
+            Copies [updates, batch_size, ...] on the device, and for `update_priorities` the number of each transition
+            among all ever added, int64 on the CPU.
+        """
+        index = self._draw(updates * batch_size).view(updates, batch_size)
+        first = self._transitions(index)
+        if self.n_step == 1:
+            last, last_index, reward = first, index, first.reward
+            discount = torch.full(index.shape, gamma, device=self.device)
+        else:
+            reward, discount, last_index = self._returns(index, gamma)
+            last = self._transitions(last_index)
+        obs, next_obs = first.obs, last.next_obs
+        if self._frames:
+            obs = self._frames.stacks(self._slot(index))
+            next_obs = self._frames.stacks(self._slot(last_index), ahead=1)
+        weight = self._weight(index, beta)
+        return Transition(obs, first.action, reward, next_obs, last.terminated, discount, weight), index
+
+    def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
+        """Let how badly transitions were predicted say how often they are drawn.
+
+        Args:
+            index: their numbers, as `sample` gave them, [B]; those that have been overwritten are ignored.
+            td_error: any sign, [B].
+
+        Raises:
+            UsageError: TD errors that are not finite.
+        """
+        assert self._priorities is not None, "priority_alpha is 0"
+        assert index.shape == td_error.shape, (index.shape, td_error.shape)
+        kept = (index >= self._oldest).numpy()
+        slots: NDArray[np.int64] = index.numpy()[kept] % len(self._memory)
+        self._priorities.update(slots, td_error.detach().cpu().double().numpy()[kept])
 
     def state_dict(self) -> State:
-        """Everything, oldest time step first, and the sampler's generator."""
-        start = self.next_row if self.filled_rows == self.rows else 0
-        return {
-            "storage": {
-                name: torch.cat([field[start : self.filled_rows], field[:start]])
-                for name, field in self.storage._asdict().items()
-            },
+        """Everything that can be sampled, oldest time step first, and the sampler's generator; all on the CPU."""
+        order = self._order()
+        rows = torch.from_numpy(order).to(self.device)
+        state: State = {
+            "storage": map_obs(lambda field: field[rows].cpu(), self.storage._asdict()),
+            "steps": self.steps,
             "generator": self.generator.get_state(),
         }
+        if self._frames:
+            state["frames"] = self._frames.state_dict(order)
+        if self._priorities:
+            state["priorities"] = self._priorities.state_dict(self._slots_of(order))
+        return state
 
     def load_state_dict(self, state: State) -> None:
         """Take over a saved ring; where it held more rows than fit here, the newest.
 
+        What is added next begins new episodes, since no environment goes on where it was. Without saved priorities,
+        all transitions get the maximum.
+
         Raises:
             UsageError: where the saved ring has another number of environments, or other shapes.
         """
-        saved: dict[str, Tensor] = state["storage"]
-        for name, field in self.storage._asdict().items():
-            if saved[name].shape[1:] != field.shape[1:]:
-                raise UsageError(
-                    f"the checkpoint's replay buffer holds {name} of shape {tuple(saved[name].shape[1:])} a time "
-                    f"step, this run {tuple(field.shape[1:])}: resume with the num_envs and environment it had"
-                )
-            kept = saved[name][-self.rows :]
-            field[: len(kept)] = kept
-        self.filled_rows = min(len(saved["reward"]), self.rows)
-        self.next_row = self.filled_rows % self.rows
+        saved = state["storage"]
+        check_saved(saved, self.storage._asdict(), skip=1)
+        self.steps, self.filled_rows = state["steps"], min(len(saved["reward"]), self.rows)
+        order = self._order()
+        rows, newest = torch.from_numpy(order).to(self.device), slice(-len(order), None)
+
+        def put(field: Tensor, value: Tensor) -> None:
+            field[rows] = value[newest].to(self.device)
+
+        map_obs(put, self.storage._asdict(), saved)
+        if self._frames:
+            self._frames.load_state_dict(state["frames"], order)
+        if self._priorities:
+            self._priorities.load_state_dict(state.get("priorities"), self._slots_of(order))
+        self.end_episodes()
+        self._drop_incomplete()
         self.generator.set_state(state["generator"])
 
-    def _typed(self, memory: Tensor) -> Transition:
-        """The fields of packed transitions: [*, row_bytes] uint8 to views [*, ...] of it."""
-        views = []
-        for field, offset in zip(self._fields, self._offsets, strict=True):
-            view = memory[..., offset : offset + field.nbytes].view(field.dtype)
-            views.append(view.view(*memory.shape[:-1], *field.shape))
-        return Transition(*views)
+    @property
+    def _oldest(self) -> int:
+        """The number of the first transition that can be sampled."""
+        return (self.steps - self.filled_rows) * self.num_envs
+
+    def _slot(self, index: Tensor) -> Tensor:
+        """Where transitions are, or were, from their numbers."""
+        return index % len(self._memory)
+
+    def _slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slots of whole rows, [len(rows) × num_envs]."""
+        return (rows[:, None] * self.num_envs + np.arange(self.num_envs)).flatten()
+
+    def _order(self) -> NDArray[np.int64]:
+        """Rows that can be sampled, the oldest first."""
+        return np.arange(self.steps - self.filled_rows, self.steps) % self.rows
+
+    def _drop_incomplete(self) -> None:
+        """Stop sampling the oldest rows whose frames have been overwritten."""
+        while self._frames and self.filled_rows:
+            row = (self.steps - self.filled_rows) % self.rows
+            if self._frames.complete(row):
+                return
+            self.filled_rows -= 1
+            if self._priorities:
+                self._priorities.empty(self._slots_of(np.array([row])))
+
+    def _draw(self, draws: int) -> Tensor:
+        """Numbers of transitions, [draws]."""
+        if self._priorities is None:
+            return torch.randint(len(self), (draws,), generator=self.generator) + self._oldest
+        slots = torch.from_numpy(self._priorities.sample(draws, self.generator))
+        newest = self.steps * self.num_envs - 1
+        return newest - (newest - slots) % len(self._memory)
+
+    def _weight(self, index: Tensor, beta: float) -> Tensor:
+        if self._priorities is None:
+            return torch.ones(index.shape, device=self.device)
+        return self._priorities.weights(self._slot(index).numpy(), beta).to(self.device)
+
+    def _transitions(self, index: Tensor) -> Stored:
+        """Copies of single steps, in one gather: [*] to [*, ...]."""
+        rows = self._memory.index_select(0, self._slot(index).flatten().to(self.device))
+        return Stored(**self._layout.views(rows.view(*index.shape, -1)))
+
+    def _returns(self, index: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over up to n steps from the given ones, as far as an episode goes and the memory is written.
+
+        Args:
+            index: transitions to start from, [*].
+            gamma: the discount γ.
+
+        Returns:
+            Σ_{i<k} γ^i r_{t+i} and γ^k, both [*] float32, and the transitions at t+k-1, [*] int64.
+        """
+        following = index + self._ahead * self.num_envs  # [n, *]
+        slots = self._slot(following).to(self.device)
+        reward, terminated, truncated = (
+            field.flatten(0, 1)[slots]
+            for field in (self.storage.reward, self.storage.terminated, self.storage.truncated)
+        )
+        counts = (following < self.steps * self.num_envs).to(self.device)
+        counts[1:] &= (terminated | truncated)[:-1].cumsum(0) == 0
+        k = counts.sum(0)
+        # what does not count may never have been written, and be NaN
+        total = (gamma ** self._ahead.to(self.device) * reward.where(counts, 0.0)).sum(0)
+        return total, gamma**k, index + (k.cpu() - 1) * self.num_envs
 
 
-def _layout(fields: list[Field]) -> tuple[list[int], int]:
-    """Each field's offset in a packed row, aligned to its dtype, and the row's bytes."""
-    offsets: list[int] = []
-    end = 0
-    for field in fields:
-        offsets.append(_align(end, field.dtype.itemsize))
-        end = offsets[-1] + field.nbytes
-    return offsets, _align(end, 8)
-
-
-def _align(offset: int, itemsize: int) -> int:
-    return -(-offset // itemsize) * itemsize
-
-
-_TORCH_DTYPES = {
-    name: torch.from_numpy(np.empty(0, dtype=name)).dtype
-    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
-}
-_TORCH_DTYPES["float64"] = torch.float32
-
-
-def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
-    """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
-    return _TORCH_DTYPES[str(space.dtype)]
+def _assign(view: NDArray[Any], value: NDArray[Any]) -> None:
+    view[...] = value

@@ -1,0 +1,164 @@
+"""Stacks of frames, each frame kept once."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    TransformAction,
+    TransformReward,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl_lightning.data.packed import Field, Layout, allocate, check_saved
+from rl_lightning.envs import CheckedEnv
+from rl_lightning.types import State, map_obs
+
+KEEP_OBSERVATIONS = (
+    CheckedEnv,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    TransformAction,
+    TransformReward,
+)
+
+
+class FrameMemory:
+    """The observations of the newest `rows` time steps, where each is the one before shifted by a new frame.
+
+    A ring of frames for each environment. An episode of T steps has T + 1 frames: that of its reset, and one of each
+    step's next observation. Frames are numbered in the order in which they come, so the next observation's newest is
+    the one after the observation's. Since short episodes need more frames than steps, the rings have some slack; where
+    that does not do, the oldest time steps lose their frames: see `complete`.
+
+    Args:
+        rows: time steps.
+        num_envs: environments.
+        fields: `Field`s of the stacked observations, the leading dimension that of the stack.
+        frame_stack: frames in an observation.
+        device: where frames live.
+        file: of the frames, instead of memory.
+    """
+
+    def __init__(
+        self, rows: int, num_envs: int, fields: Any, frame_stack: int, device: torch.device, file: str | None
+    ) -> None:
+        self.rows, self.num_envs, self.frame_stack, self.device = rows, num_envs, frame_stack, device
+        self.capacity = rows + rows // 20 + frame_stack + 1
+        frame = map_obs(lambda field: Field(field.shape[1:], field.dtype), {"obs": fields})
+        self._layout = Layout(frame)
+        self._memory = allocate((num_envs, self.capacity, self._layout.row_bytes), device, file)
+        self._flat = self._memory.flatten(0, 1)
+        self._staged, self._staged_views = self._layout.staging(num_envs)
+        self._written = np.zeros(num_envs, dtype=np.int64)  # frames so far
+        # of each time step's observation, for every environment
+        self._newest = np.zeros((rows, num_envs), dtype=np.int64)  # number of its newest frame
+        self._age = np.zeros((rows, num_envs), dtype=np.int16)  # frames of its episode before that, as far as stacked
+        self._envs = np.arange(num_envs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the full rings."""
+        return self._memory.nbytes + self._newest.nbytes + self._age.nbytes
+
+    def add(self, row: int, obs: Any, next_obs: Any, begins: NDArray[np.bool_]) -> None:
+        """Keep one time step's new frames.
+
+        Args:
+            row: of the time step.
+            obs: stacks [num_envs, frame_stack, ...].
+            next_obs: stacks [num_envs, frame_stack, ...].
+            begins: [num_envs]; where `obs` is the first of an episode.
+        """
+        if begins.any():
+            self._write(obs, self._envs[begins])
+        self._newest[row] = self._written - 1
+        age = np.minimum(self._age[row - 1] + 1, self.frame_stack - 1)
+        self._age[row] = np.where(begins, 0, age)
+        self._write(next_obs, self._envs)
+
+    def _write(self, obs: Any, envs: NDArray[np.int64]) -> None:
+        def stage(view: NDArray[Any], stacks: NDArray[Any]) -> None:
+            view[: len(envs)] = stacks[envs, -1]
+
+        map_obs(stage, self._staged_views["obs"], obs)
+        slots = torch.from_numpy(envs * self.capacity + self._written[envs] % self.capacity)
+        self._flat.index_copy_(0, slots.to(self.device), self._staged[: len(envs)].to(self.device))
+        self._written[envs] += 1
+
+    def complete(self, row: int) -> bool:
+        """Whether all frames of a time step's stacks are still there, in every environment."""
+        return bool((self._newest[row] - self._age[row] >= self._written - self.capacity).all())
+
+    def stacks(self, slots: Tensor, ahead: int = 0) -> Any:
+        """Observations [*, frame_stack, ...] of transitions.
+
+        Args:
+            slots: [*] int64, row × num_envs + environment, on the CPU.
+            ahead: 0 for their observations, 1 for their next ones.
+        """
+        at = slots.numpy()
+        back = np.arange(self.frame_stack - 1, -1, -1)
+        age = self._age.reshape(-1)[at][..., None] + ahead
+        number = self._newest.reshape(-1)[at][..., None] + ahead - np.minimum(back, age)  # [*, frame_stack]
+        place = (at % self.num_envs)[..., None] * self.capacity + number % self.capacity
+        frames = self._flat.index_select(0, torch.from_numpy(place).flatten().to(self.device))
+        return self._layout.views(frames.view(*place.shape, -1))["obs"]
+
+    def state_dict(self, order: NDArray[np.int64]) -> State:
+        """The newest frames, oldest first, and what the rows in `order` have of them."""
+        at = self._places(min(int(self._written.max()), self.capacity))
+        return {
+            "frames": map_obs(lambda field: field[at].cpu(), self._frames),  # [num_envs, held, ...]
+            "written": torch.from_numpy(self._written.copy()),
+            "newest": torch.from_numpy(self._newest[order]),
+            "age": torch.from_numpy(self._age[order]),
+        }
+
+    def load_state_dict(self, state: State, order: NDArray[np.int64]) -> None:
+        """Take over saved frames, the newest where not all fit, and the newest rows, to be in `order`.
+
+        Raises:
+            UsageError: where the saved frames have other shapes.
+        """
+        check_saved(state["frames"], self._frames, skip=2, name="frames")
+        self._written[:] = state["written"].numpy()
+        kept = slice(-len(order), None)
+        self._newest[order], self._age[order] = state["newest"].numpy()[kept], state["age"].numpy()[kept]
+
+        def put(field: Tensor, saved: Tensor) -> None:
+            held = min(saved.shape[1], self.capacity)
+            field[self._places(held)] = saved[:, -held:].to(self.device)
+
+        map_obs(put, self._frames, state["frames"])
+
+    @property
+    def _frames(self) -> Any:
+        return self._layout.views(self._memory)["obs"]  # [num_envs, capacity, ...]
+
+    def _places(self, held: int) -> tuple[Tensor, Tensor]:
+        """Of the newest `held` frames, oldest first: index of the environment and of the frame in its ring."""
+        slots = (self._written[:, None] - held + np.arange(held)) % self.capacity  # [num_envs, held]
+        return torch.from_numpy(self._envs[:, None]).to(self.device), torch.from_numpy(slots).to(self.device)
+
+
+def frame_stack_of(env: gym.Env[Any, Any]) -> int:
+    """How many frames the observations of an environment are stacked from; 1 where `FrameMemory` cannot keep them.
+
+    That is the stack size of a `FrameStackObservation` which repeats an episode's first frame, if it is the outermost
+    wrapper that has to do with observations.
+    """
+    while isinstance(env, KEEP_OBSERVATIONS):
+        env = env.env
+    if isinstance(env, FrameStackObservation) and env.padding_type == "reset":
+        return env.stack_size
+    return 1

@@ -1,0 +1,182 @@
+"""Rows of bytes in which the fields of a transition lie side by side."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_lightning.errors import UsageError, one_line, require
+from rl_lightning.types import map_obs
+
+ALIGNMENT = 8  # bytes, of the largest dtype
+
+
+class Field(NamedTuple):
+    """One field of a transition: shape and dtype of a single entry."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a single entry."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Place(NamedTuple):
+    """Of a field in a packed row, counted in entries of its dtype."""
+
+    field: Field
+    offset: int
+    strides: tuple[int, ...]
+
+    def view(self, rows: dict[torch.dtype, Tensor]) -> Tensor:
+        """The field, [*, *shape], of packed rows in every dtype."""
+        memory = rows[self.field.dtype]
+        # the one view that is cheap: minibatches are made of six of them
+        return memory.as_strided(
+            memory.shape[:-1] + self.field.shape,
+            memory.stride()[:-1] + self.strides,
+            memory.storage_offset() + self.offset,
+        )
+
+
+class Layout:
+    """Where each field lies in a packed row.
+
+    Args:
+        fields: `Field`s in a dict, nested in any way.
+
+    Attributes:
+        row_bytes: of one row.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        places: dict[str, _Place] = {}
+        end = 0
+        # the larger dtypes first, so that no field needs bytes to be aligned
+        for name, field in sorted(leaves(fields), key=lambda leaf: -leaf[1].dtype.itemsize):
+            strides = torch.empty(field.shape, device="meta").stride()
+            places[name] = _Place(field, end // field.dtype.itemsize, strides)
+            end += field.nbytes
+        self.row_bytes = -(-end // ALIGNMENT) * ALIGNMENT
+        # `leaves` and `map_obs` walk in one order
+        in_order = iter([places[name] for name, _ in leaves(fields)])
+        self._places = map_obs(lambda _: next(in_order), fields)
+        self._dtypes = {field.dtype for _, field in leaves(fields)}
+
+    def views(self, memory: Tensor) -> Any:
+        """The fields of packed rows: [*, row_bytes] uint8 to views [*, ...] of it, nested as the fields are."""
+        rows = {dtype: memory.view(dtype) for dtype in self._dtypes}
+        return map_obs(lambda place: place.view(rows), self._places)
+
+    def staging(self, rows: int) -> tuple[Tensor, Any]:
+        """Rows to be filled before they are copied: the bytes, and the fields as NumPy views of them."""
+        memory = torch.zeros(rows, self.row_bytes, dtype=torch.uint8)
+        return memory, map_obs(lambda view: view.numpy(), self.views(memory))
+
+
+def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a nested dict with their dotted names."""
+    if isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from leaves(part, f"{name}.{key}" if name else key)
+    else:
+        yield name, tree
+
+
+def check_saved(saved: Any, own: Any, skip: int, name: str = "") -> None:
+    """Refuse fields of a checkpoint that do not fit those of this run.
+
+    Args:
+        saved: tensors, nested in dicts.
+        own: what is to hold them.
+        skip: leading dimensions that may differ.
+        name: of the outermost.
+
+    Raises:
+        UsageError: other names, shapes or dtypes.
+    """
+    found, expected = (
+        {key: f"shape {tuple(field.shape[skip:])} {field.dtype}" for key, field in leaves(tree, name)}
+        for tree in (saved, own)
+    )
+    for key in [*expected, *found]:
+        here, there = expected.get(key, "none"), found.get(key, "no shape")
+        if here != there:
+            raise UsageError(
+                f"the checkpoint's replay buffer holds {key} of {there} a time step, this run {here}: resume with the "
+                "num_envs and environment it had"
+            )
+
+
+def allocate(shape: tuple[int, ...], device: torch.device, file: str | None) -> Tensor:
+    """Bytes in memory or in a new file, taken as they are first written.
+
+    Raises:
+        UsageError: a file that exists, or cannot be made; a disk without room for it.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=torch.uint8, device=device)
+    if file is None:
+        # numpy asks for huge pages, which random reads of a large memory gain from; torch does not
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+    require(not Path(file).exists(), "buffer_file", file, "it exists already; give a new file, or remove this one")
+    needed = math.prod(shape)
+    try:
+        free = shutil.disk_usage(Path(file).parent).free
+        require(needed <= free, "buffer_file", file, f"{needed} bytes may be needed there, {free} are free")
+        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
+    except OSError as error:
+        raise UsageError(f"buffer_file={file!r} is not allowed: it cannot be made ({one_line(error)})") from error
+
+
+_TORCH_DTYPES = {
+    name: torch.from_numpy(np.empty(0, dtype=name)).dtype
+    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
+}
+_TORCH_DTYPES["float64"] = torch.float32
+
+
+def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
+    """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
+    return _TORCH_DTYPES[str(space.dtype)]
+
+
+def observation_fields(space: gym.Space[Any]) -> Any:
+    """A `Field` for observations of `space`, or for a Dict space a dict of them.
+
+    Raises:
+        UsageError: kinds of spaces that cannot be stored.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        return {key: observation_fields(part) for key, part in space.spaces.items()}
+    numbers = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+    if not isinstance(space, numbers) or str(space.dtype) not in _TORCH_DTYPES:
+        raise UsageError(
+            f"observation space {one_line(space)} is not supported by ReplayDataModule: it stores observations of "
+            "Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these; choose another environment"
+        )
+    return Field(space.shape or (), torch_dtype(space))
+
+
+def action_field(space: gym.Space[Any]) -> Field:
+    """The `Field` for actions of `space`: of a Box float32, else the space's dtype.
+
+    Raises:
+        UsageError: kinds of spaces that cannot be stored.
+    """
+    if isinstance(space, gym.spaces.Box):
+        return Field(space.shape or (), torch.float32)
+    if not isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        raise UsageError(
+            f"action space {one_line(space)} is not supported by ReplayDataModule: it stores actions of Box, Discrete, "
+            "MultiDiscrete and MultiBinary; choose another environment"
+        )
+    return Field(space.shape or (), torch_dtype(space))
