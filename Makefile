@@ -28,5 +28,5 @@ clean:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --editable '.[mujoco,dev,bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[atari,mujoco,dev,bench]'
 	touch $@

@@ -36,17 +36,17 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class LightningClock(Callback):
-    """Notes the time after each iteration, once for each of its environment steps after `LEARNING_STARTS`."""
+    """Notes the time after each batch, once for each of its environment steps after `LEARNING_STARTS`."""
 
-    def __init__(self, train_freq: int) -> None:
-        self.train_freq = train_freq
+    def __init__(self, env_steps_per_batch: int) -> None:
+        self.env_steps_per_batch = env_steps_per_batch
         self.times: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """As many environment steps as gradient steps are done."""
-        self.times += [time.perf_counter()] * self.train_freq
+        self.times += [time.perf_counter()] * self.env_steps_per_batch
 
 
 class SB3Clock(BaseCallback):
@@ -69,6 +69,7 @@ def run_ours(
     env_id: str = ENV_ID,
     compile: bool = True,
     train_freq: int = 1,
+    env_steps_per_batch: int = 100,
 ) -> None:
     """Train our SAC for `steps` environment steps after `LEARNING_STARTS`, without evaluation, and keep nothing."""
     total = LEARNING_STARTS + steps
@@ -80,6 +81,7 @@ def run_ours(
         train_freq=train_freq,
         batch_size=BATCH_SIZE,
         buffer_size=BUFFER_SIZE,
+        env_steps_per_batch=env_steps_per_batch,
     )
     model = SAC(data.observation_space, data.action_space, compile=compile)  # its defaults are the setting above
     with tempfile.TemporaryDirectory() as folder:
@@ -136,12 +138,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="of ours")
     parser.add_argument("--train-freq", type=int, default=1, help="environment steps, then as many gradient steps")
+    parser.add_argument("--env-steps-per-batch", type=int, default=100, help="of ours: Lightning's training batch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.warmup + arguments.steps
     if arguments.library == "ours":
-        ours = LightningClock(arguments.train_freq)
-        run_ours(steps, arguments.precision, [ours], train_freq=arguments.train_freq)
+        per_batch = arguments.env_steps_per_batch
+        ours = LightningClock(per_batch)
+        run_ours(steps, arguments.precision, [ours], train_freq=arguments.train_freq, env_steps_per_batch=per_batch)
         times = ours.times
     else:
         theirs = SB3Clock()

@@ -21,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from sb3_contrib import TRPO
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -44,6 +44,27 @@ class Peer(NamedTuple):
 
 
 PEERS = {
+    "dqn/cartpole": Peer(
+        partial(
+            DQN,
+            learning_rate=2.3e-3,
+            buffer_size=100_000,
+            learning_starts=1_000,
+            batch_size=64,
+            gamma=0.99,
+            train_freq=256,
+            gradient_steps=128,
+            target_update_interval=10,  # environment steps, and only while collecting: once for each 128 gradient steps
+            exploration_fraction=0.16,
+            exploration_final_eps=0.04,
+            policy_kwargs={"net_arch": [256, 256]},
+        ),
+        "CartPole-v1",
+        num_envs=1,
+        total_env_steps=50_000,
+        normalize=False,
+        gamma=0.99,
+    ),
     "ppo/pendulum": Peer(
         partial(PPO, n_steps=1024, batch_size=64, n_epochs=10, gamma=0.9, gae_lambda=0.95, learning_rate=1e-3),
         "Pendulum-v1",

@@ -26,6 +26,7 @@ from benchmarks.report import describe_machine, markdown_table, publish, run_fre
 from rl_lightning import SAC, ReplayBuffer, Transition, make_env
 from rl_lightning.compilation import compiled_or_eager
 
+GAMMA = 0.99
 BLOCK = 20  # samples from one buffer before the other's turn
 
 
@@ -46,7 +47,7 @@ def fill(buffer: ReplayBuffer, transitions: int, env: gym.Env[Any, Any]) -> None
     obs, action = env.observation_space.sample()[None], env.action_space.sample()[None]
     reward, terminated = np.ones(1), np.zeros(1, dtype=bool)
     for _ in range(transitions):
-        buffer.add(obs, action, reward, obs, terminated)
+        buffer.add(obs, action, reward, obs, terminated, terminated)
 
 
 def sampling_microseconds(
@@ -56,12 +57,12 @@ def sampling_microseconds(
     times: dict[str, list[float]] = {"few": [], "full": []}
     for _ in range(rounds):
         for name, buffer in (("few", few), ("full", full)):
-            batch = buffer.sample(1, BATCH_SIZE)
+            batch, _ = buffer.sample(1, BATCH_SIZE, GAMMA)
             for _ in range(BLOCK):
                 if before is not None:
                     before(Transition(*(field[0] for field in batch)))
                 start = time.perf_counter_ns()
-                batch = buffer.sample(1, BATCH_SIZE)
+                batch, _ = buffer.sample(1, BATCH_SIZE, GAMMA)
                 times[name].append((time.perf_counter_ns() - start) / 1e3)
     return times
 
@@ -74,7 +75,7 @@ def measure(transitions: int, few_transitions: int, rounds: int) -> dict[str, An
     spaces = env.observation_space, env.action_space
     rehearsal = ReplayBuffer(BATCH_SIZE, 1, *spaces)  # what torch and numpy allocate once, before memory is read
     fill(rehearsal, BATCH_SIZE, env)
-    rehearsal.sample(1, BATCH_SIZE)
+    rehearsal.sample(1, BATCH_SIZE, GAMMA)
 
     resident = resident_bytes()
     full = ReplayBuffer(transitions, 1, *spaces)

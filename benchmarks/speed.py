@@ -42,12 +42,12 @@ Setting = tuple[int, str]  # threads, our precision
 
 
 def measure(
-    library: str, setting: Setting, steps: int, warmup: int, windows: int, train_freq: int
+    library: str, setting: Setting, steps: int, warmup: int, windows: int, train_freq: int, env_steps_per_batch: int
 ) -> tuple[float, list[float]]:
     """Steps per second of one run, over all steps and in each window."""
     threads, precision = setting
     options = {"threads": threads, "precision": precision, "steps": steps, "warmup": warmup, "windows": windows}
-    options["train-freq"] = train_freq
+    options |= {"train-freq": train_freq, "env-steps-per-batch": env_steps_per_batch}
     arguments = [f"--library={library}", *(f"--{name}={value}" for name, value in options.items())]
     result = run_fresh("benchmarks.halfcheetah", arguments, threads)
     return result["steps_per_second"], result["windows"]
@@ -100,11 +100,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--precision", nargs="+", choices=["32-true", "bf16-mixed"], default=["32-true"])
     parser.add_argument("--train-freq", type=int, default=1, help="environment steps, then as many gradient steps")
+    parser.add_argument("--env-steps-per-batch", type=int, default=100, help="of ours: Lightning's training batch")
     parser.add_argument("--output", type=Path, help="also write the report to this file")
     parser.add_argument("--smoke", action="store_true", help="one short pair: does everything work?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.pairs, arguments.steps, arguments.warmup, arguments.threads = 1, 100, 20, [1]
+        arguments.env_steps_per_batch = 10
     if arguments.steps % arguments.windows or arguments.warmup < 1:
         parser.error("give a --steps that --windows divides, and a --warmup of at least 1")
 
@@ -117,7 +119,13 @@ def main() -> None:
                 for library in ("ours", "sb3"):
                     bar.set_description(f"{library}, threads {setting[0]}, {setting[1]}")
                     measured[library] = measure(
-                        library, setting, arguments.steps, arguments.warmup, arguments.windows, arguments.train_freq
+                        library,
+                        setting,
+                        arguments.steps,
+                        arguments.warmup,
+                        arguments.windows,
+                        arguments.train_freq,
+                        arguments.env_steps_per_batch,
                     )
                     bar.update()
                 pairs[setting].append(Pair(measured["ours"][0], measured["sb3"][0], measured["ours"][1]))

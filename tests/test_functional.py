@@ -70,9 +70,18 @@ def test_the_gradient_of_the_log_jacobian_is_minus_two_tanh():
 
 def test_the_td_target_masks_termination_only():
     target = functional.td_target(
-        torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, True, False]), torch.tensor([10.0, 20.0, -30.0]), gamma=0.9
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor([False, True, False]),
+        torch.tensor([10.0, 20.0, -30.0]),
+        discount=0.9,
     )
     assert target.tolist() == pytest.approx([1 + 0.9 * 10, 2.0, 3 - 0.9 * 30])
+
+
+def test_the_td_target_takes_a_discount_for_each_row():
+    reward, terminated = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, False, True])
+    target = functional.td_target(reward, terminated, torch.tensor([10.0, 10.0, 10.0]), torch.tensor([0.5, 0.25, 0.5]))
+    assert target.tolist() == [1 + 5.0, 2 + 2.5, 3.0]
 
 
 def test_a_non_finite_value_behind_a_termination_is_ignored():
@@ -84,6 +93,75 @@ def test_half_squared_error_has_its_half_and_is_a_mean():
     assert functional.half_squared_error(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0])).item() == (2.0 + 0.5) / 2
 
 
+def test_the_weights_of_errors_are_in_the_mean_and_not_normalized():
+    prediction, target = torch.tensor([3.0, 0.0, 5.0]), torch.tensor([1.0, 1.0, 1.0])  # errors 2, -1, 4
+    weight = torch.tensor([0.5, 1.0, 0.0])
+    assert functional.half_squared_error(prediction, target, weight).item() == pytest.approx((0.5 * 2.0 + 0.5) / 3)
+    assert functional.huber_loss(prediction, target, weight).item() == pytest.approx((0.5 * 1.5 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_huber_loss_is_half_the_square_up_to_one_and_linear_beyond_with_a_slope_of_one(sign):
+    errors = torch.tensor([0.0, 0.5, 1.0, 1.5, 100.0], requires_grad=True)
+    one_by_one = [functional.huber_loss(sign * error[None], torch.zeros(1)) for error in errors]
+    assert [loss.item() for loss in one_by_one] == [0.0, 0.125, 0.5, 1.0, 99.5]
+    assert functional.huber_loss(sign * errors, torch.zeros(5)).item() == pytest.approx((0.125 + 0.5 + 1.0 + 99.5) / 5)
+    (slopes,) = torch.autograd.grad(sum(one_by_one), errors)
+    assert slopes.tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_the_q_of_an_action_is_its_entry_in_its_own_row():
+    q = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], requires_grad=True)
+    chosen = functional.of_action(q, torch.tensor([2, 0]))
+    assert chosen.tolist() == [3.0, 4.0]
+    (gradient,) = torch.autograd.grad((chosen * torch.tensor([10.0, 20.0])).sum(), q)
+    assert gradient.tolist() == [[0, 0, 10], [20, 0, 0]]
+    with pytest.raises(AssertionError, match=r"rank 1, got shape \(2, 1\)"):
+        functional.of_action(q, torch.tensor([[2], [0]]))
+
+
+def test_the_soft_maximum_is_the_one_computed_by_hand():
+    q = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0]])
+    first = 0.5 * math.log(math.exp(2.0) + math.exp(4.0) + math.exp(-2.0))
+    assert functional.soft_maximum(q, 0.5).tolist() == pytest.approx([first, 0.5 * math.log(3)])
+    with pytest.raises(AssertionError, match=r"rank 2, got shape \(3,\)"):
+        functional.soft_maximum(q[0], 0.5)
+
+
+@given(seed=st.integers(0, 10_000), ent_coef=st.floats(0.1, 10.0))
+@settings(max_examples=30, deadline=None)
+def test_the_soft_maximum_is_the_best_expected_q_plus_entropy_and_its_gradient_the_policy(seed, ent_coef):
+    q = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    soft = functional.soft_maximum(q, ent_coef)
+    log_pi = torch.log_softmax(q.detach() / ent_coef, -1)
+    torch.testing.assert_close(soft.detach(), (log_pi.exp() * (q.detach() - ent_coef * log_pi)).sum(-1))
+    for other in torch.log_softmax(torch.randn(20, 4, 3, dtype=torch.float64), -1):
+        assert ((other.exp() * (q.detach() - ent_coef * other)).sum(-1) <= soft + 1e-12).all()
+    torch.testing.assert_close(torch.autograd.grad(soft.sum(), q)[0], log_pi.exp())
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, -1e4])
+def test_the_soft_maximum_at_a_tiny_temperature_is_the_maximum_and_finite(scale):
+    q = scale * torch.tensor([[1.0, 0.5, -1.0], [-3.0, -2.0, -2.5]])
+    torch.testing.assert_close(functional.soft_maximum(q, 1e-4), q.max(-1).values, rtol=1e-6, atol=2e-4)
+
+
+def test_the_twin_loss_is_the_sum_of_both_and_the_td_error_the_mean_of_both():
+    q1, q2, target = torch.tensor([1.0, 4.0]), torch.tensor([3.0, -1.0]), torch.tensor([2.0, 1.0])
+    # errors [-1, 3] and [1, -2]
+    loss = functional.twin_q_loss(q1, q2, target, torch.tensor([1.0, 0.5]))
+    assert loss.item() == pytest.approx((0.5 * 1 + 0.25 * 9) / 2 + (0.5 * 1 + 0.25 * 4) / 2)
+    assert functional.mean_td_error(q1, q2, target).tolist() == [1.0, 2.5]
+    for column in (
+        lambda: functional.twin_q_loss(q1[:, None], q2, target, torch.ones(2)),
+        lambda: functional.twin_q_loss(q1, q2[:, None], target, torch.ones(2)),
+        lambda: functional.twin_q_loss(q1, q2, target[:, None], torch.ones(2)),
+        lambda: functional.huber_loss(q1, target[:, None]),
+    ):
+        with pytest.raises(AssertionError, match=r"rank 1, got shape \(2, 1\)"):
+            column()
+
+
 def test_the_soft_value_subtracts_the_temperature_times_the_log_prob():
     assert functional.soft_value(torch.tensor([2.0]), torch.tensor([-3.0]), 0.5).item() == 3.5
 
@@ -93,7 +171,7 @@ def test_a_column_against_a_row_is_refused_and_not_broadcast(column):
     tensors = [torch.zeros(4), torch.zeros(4, dtype=torch.bool), torch.zeros(4)]
     tensors[column] = tensors[column][:, None]
     with pytest.raises(AssertionError, match=r"rank 1, got shape \(4, 1\)"):
-        functional.td_target(*tensors, gamma=0.9)
+        functional.td_target(*tensors, discount=0.9)
     if column != 1:
         first, second = tensors[0], tensors[2]
         with pytest.raises(AssertionError):

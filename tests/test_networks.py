@@ -14,6 +14,10 @@ from rl_lightning.functional import squashed_gaussian_log_prob
 from rl_lightning.networks import MLP, SquashedGaussianPolicy, TwinQ, ValueNetwork
 from rl_lightning.policy_and_value import CategoricalHead, GaussianHead, PolicyAndValue
 
+VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
+HWC, CHW = Box(0, 255, (36, 40, 3), np.uint8), Box(0, 255, (3, 36, 40), np.uint8)
+LONG = Box(np.arange(60, dtype=np.float32), np.arange(60, dtype=np.float32) + 1.5)  # takes several lines to print
+
 
 def test_an_mlp_has_an_activation_after_every_layer_but_the_last():
     kinds = [type(layer) for layer in MLP(3, 2, hidden_sizes=(5, 4), activation="tanh")]
@@ -25,20 +29,20 @@ def test_an_mlp_has_an_activation_after_every_layer_but_the_last():
 
 def test_values_are_vectors_and_not_columns():
     obs, action = torch.randn(7, 3), torch.randn(7, 2)
-    assert ValueNetwork(3, TINY)(obs).shape == (7,)
-    assert [q.shape for q in TwinQ(3, 2, TINY)(obs, action)] == [(7,), (7,)]
+    assert ValueNetwork(VECTOR, TINY, "Learner")(obs).shape == (7,)
+    assert [q.shape for q in TwinQ(VECTOR, 2, TINY, "Learner")(obs, action)] == [(7,), (7,)]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float64, torch.float16])
 def test_values_of_any_dtype_of_observation_are_float32(dtype):
     obs = torch.arange(6).view(2, 3).to(dtype)
-    network = ValueNetwork(3, LINEAR)
+    network = ValueNetwork(VECTOR, LINEAR, "Learner")
     assert network(obs).dtype == torch.float32
     assert torch.equal(network(obs), network(obs.float()))
 
 
 def test_a_q_network_sees_observation_and_action():
-    twin, obs, action = TwinQ(3, 2, LINEAR), torch.randn(1, 3), torch.randn(1, 2)
+    twin, obs, action = TwinQ(VECTOR, 2, LINEAR, "Learner"), torch.randn(1, 3), torch.randn(1, 2)
     for network in (twin.q1, twin.q2):
         weight, bias = network.body[0].weight[0], network.body[0].bias
         assert network(obs, action).item() == pytest.approx(
@@ -47,7 +51,7 @@ def test_a_q_network_sees_observation_and_action():
 
 
 def test_the_twins_are_independent():
-    twin = TwinQ(3, 2, TINY)
+    twin = TwinQ(VECTOR, 2, TINY, "Learner")
     q1, q2 = twin(torch.randn(5, 3), torch.randn(5, 2))
     assert not (q1 == q2).any()
     assert not any(torch.autograd.grad(q1.sum(), list(twin.q2.parameters()), allow_unused=True))
@@ -55,7 +59,7 @@ def test_the_twins_are_independent():
 
 @pytest.mark.parametrize(("bias", "expected"), [(100.0, 2.0), (-100.0, -20.0), (0.5, 0.5)])
 def test_the_log_standard_deviation_is_bounded(bias, expected):
-    policy = SquashedGaussianPolicy(3, 2, LINEAR)
+    policy = SquashedGaussianPolicy(VECTOR, 2, LINEAR, "Learner")
     nn.init.zeros_(policy.body[0].weight)
     nn.init.constant_(policy.body[0].bias, bias)
     mean, log_std = policy(torch.randn(4, 3))
@@ -68,7 +72,7 @@ def test_the_log_standard_deviation_is_bounded(bias, expected):
 
 
 def test_a_sample_carries_its_own_log_prob_and_pre_tanh_value():
-    policy, obs = SquashedGaussianPolicy(3, 2, TINY), torch.randn(6, 3)
+    policy, obs = SquashedGaussianPolicy(VECTOR, 2, TINY, "Learner"), torch.randn(6, 3)
     action, log_prob, u = policy.sample(obs)
     mean, log_std = policy(obs)
     assert torch.equal(action, u.tanh())
@@ -80,7 +84,7 @@ def test_a_sample_carries_its_own_log_prob_and_pre_tanh_value():
 
 
 def test_the_policys_mean_and_standard_deviation_are_apart():
-    policy, obs = SquashedGaussianPolicy(1, 2, LINEAR), torch.ones(50_000, 1)
+    policy, obs = SquashedGaussianPolicy(Box(-1, 1, (1,), np.float32), 2, LINEAR, "Learner"), torch.ones(50_000, 1)
     with torch.no_grad():
         policy.body[0].weight.zero_()
         policy.body[0].bias.copy_(torch.tensor([1.0, -2.0, -1.0, 0.5]))
@@ -88,11 +92,6 @@ def test_the_policys_mean_and_standard_deviation_are_apart():
     expected = torch.tensor([-1.0, 0.5]).exp()
     assert ((u.mean(0) - torch.tensor([1.0, -2.0])).abs() < 5 * expected / 50_000**0.5).all()
     torch.testing.assert_close(u.std(0), expected, rtol=0.02, atol=0.0)
-
-
-VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
-HWC, CHW = Box(0, 255, (36, 40, 3), np.uint8), Box(0, 255, (3, 36, 40), np.uint8)
-LONG = Box(np.arange(60, dtype=np.float32), np.arange(60, dtype=np.float32) + 1.5)  # takes several lines to print
 
 
 def images(batch=2, shape=(36, 40, 3)):

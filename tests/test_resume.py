@@ -82,7 +82,9 @@ def test_a_resumed_run_continues_counters_buffer_and_schedule_without_a_burst(ch
     assert trainer.global_step == 3 * 250
     old = torch.load(checkpoint, weights_only=True)["ReplayDataModule"]["buffer"]["storage"]
     for name, field in data.buffer.storage._asdict().items():
-        torch.testing.assert_close(field[:300], old[name], rtol=0, atol=0)
+        kept = 299 if name == "truncated" else 300  # the episode under way is cut off
+        torch.testing.assert_close(field[:kept], old[name][:kept], rtol=0, atol=0)
+    assert data.buffer.storage.truncated[299]
     assert len(data.buffer) == 350
 
     straight, straight_data = make(total_env_steps=350)

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
-from rl_lightning import MLP, SAC, ReplayDataModule
+from rl_lightning import MLP, SAC, ReplayDataModule, Transition
 
 Ending = Literal["terminate", "truncate", "both"]
 
@@ -311,6 +313,15 @@ noise_data = partial(
     batch_size=8,
     buffer_size=1000,
 )
+
+
+def one_step(
+    obs: Any, action: Tensor, reward: Tensor, next_obs: Any, terminated: Tensor, gamma: float = 0.99
+) -> Transition:
+    """Transitions of one step, all of weight 1."""
+    return Transition(
+        obs, action, reward, next_obs, terminated, torch.full_like(reward, gamma), torch.ones_like(reward)
+    )
 
 
 class GradientSteps(Callback):

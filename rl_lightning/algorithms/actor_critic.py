@@ -80,14 +80,16 @@ class ActorCritic(Algorithm):
     def minibatches(self, batch: RolloutStream) -> Iterator[Transition]:
         """Each environment step by itself, of all environments together: [N, ...]."""
         for rollout in batch:
-            yield Transition(*(map_obs(lambda x: x[0], field) for field in rollout[:5]))
+            obs, action, reward, next_obs, terminated = (map_obs(lambda x: x[0], field) for field in rollout[:5])
+            weight = torch.ones_like(reward)  # [N]
+            yield Transition(obs, action, reward, next_obs, terminated, self.gamma * weight, weight)
 
     def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
         """Of the policy's and the value's loss, whose steps are those of Algorithm 3, averaged over environments."""
         pi, value = self.networks(batch.obs)  # value: [B]
         with torch.no_grad():
             next_value = self.networks.values(batch.next_obs)  # [B]
-        delta = td_target(batch.reward, batch.terminated, next_value, self.gamma) - value  # [B]
+        delta = td_target(batch.reward, batch.terminated, next_value, batch.discount) - value  # [B]
         entropy = pi.entropy()  # [B]
         policy_loss = -(delta.detach() * pi.log_prob(batch.action) + self.ent_coef * entropy).mean()
         value_loss = 0.5 * delta.square().mean()

@@ -69,6 +69,12 @@ class DiscreteSAC(Algorithm):
         num_actions = check_discrete_action_space(action_space, "DiscreteSAC")
         self.gamma = gamma
         self.target_entropy = 0.98 * math.log(num_actions) if target_entropy is None else target_entropy
+        require(
+            -math.inf < self.target_entropy <= math.log(num_actions),
+            "target_entropy",
+            target_entropy,
+            f"give at most log {num_actions} = {math.log(num_actions):.2f} nats, which no policy exceeds",
+        )
         self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
         self.ent_coef_optimizer = ent_coef_optimizer

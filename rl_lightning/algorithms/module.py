@@ -45,12 +45,14 @@ class Algorithm(LightningModule):
 
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
+        gamma: the discount, which replay sums the rewards of several steps with; of learners from replay.
         gradient_steps: taken so far, each of all optimizers.
         losses: metrics of the latest gradient step that had them.
         polyak_averaging: what moves the target networks, of learners that have any.
     """
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
+    gamma: float
     polyak_averaging: PolyakAveraging | None = None
 
     def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], compile: bool = True) -> None:
@@ -138,11 +140,15 @@ class Algorithm(LightningModule):
         for module in self.modules():
             if isinstance(module, ReturnNormalizer):
                 module.carried = torch.zeros((), device=self.device)
+        schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
         self._steppers = [
-            (optimizer, [parameter for group in optimizer.param_groups for parameter in group["params"]])
+            (
+                optimizer,
+                [parameter for group in optimizer.param_groups for parameter in group["params"]],
+                schedulers.get(id(optimizer.optimizer)),
+            )
             for optimizer in _as_list(self.optimizers())
         ]
-        self._schedulers = _as_list(self.lr_schedulers())
         self._hooks = [
             callback.on_gradient_step_end
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
@@ -157,16 +163,16 @@ class Algorithm(LightningModule):
             self._step_optimizers(gradients)
 
     def _step_optimizers(self, gradients: Gradients) -> None:
-        """Step each optimizer with its own gradients, and each scheduler; then call `on_gradient_step_end`."""
-        for (optimizer, parameters), own in zip(self._steppers, gradients, strict=True):
+        """Step each optimizer with its own gradients, and its scheduler; then call `on_gradient_step_end`."""
+        for (optimizer, parameters, scheduler), own in zip(self._steppers, gradients, strict=True):
             if own is None:
                 continue
             for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
                 parameter.grad = gradient
             optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
         torch.clear_autocast_cache()  # or the next step of this batch would be taken with these weights, in bf16
-        for scheduler in self._schedulers:
-            scheduler.step()
         self.gradient_steps += 1
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)

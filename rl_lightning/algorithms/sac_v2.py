@@ -80,6 +80,7 @@ class SACv2(Algorithm):
         action_dim = check_box_action_space(action_space, "SACv2")
         self.gamma = gamma
         self.target_entropy = -float(action_dim) if target_entropy is None else target_entropy
+        require(math.isfinite(self.target_entropy), "target_entropy", target_entropy, "give a finite number of nats")
         self.noise = ActionNoise(noise_std, noise_final_std, noise_schedule, noise_theta)
         self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
         self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler

@@ -43,7 +43,7 @@ class TD3(Algorithm):
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
         q_scheduler: of the learning rate of Q, stepped at every gradient step.
-        policy_scheduler: likewise, of the policy, at every gradient step of Q.
+        policy_scheduler: likewise, stepped at every gradient step of the policy.
         init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
         compile: run `gradients` as one compiled graph.
 

@@ -32,19 +32,10 @@ class Field(NamedTuple):
 class _Place(NamedTuple):
     """Of a field in a packed row, counted in entries of its dtype."""
 
-    field: Field
-    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-    def view(self, rows: dict[torch.dtype, Tensor]) -> Tensor:
-        """The field, [*, *shape], of packed rows in every dtype."""
-        memory = rows[self.field.dtype]
-        # the one view that is cheap: minibatches are made of six of them
-        return memory.as_strided(
-            memory.shape[:-1] + self.field.shape,
-            memory.stride()[:-1] + self.strides,
-            memory.storage_offset() + self.offset,
-        )
+    offset: int
 
 
 class Layout:
@@ -63,18 +54,24 @@ class Layout:
         # the larger dtypes first, so that no field needs bytes to be aligned
         for name, field in sorted(leaves(fields), key=lambda leaf: -leaf[1].dtype.itemsize):
             strides = torch.empty(field.shape, device="meta").stride()
-            places[name] = _Place(field, end // field.dtype.itemsize, strides)
+            places[name] = _Place(field.dtype, field.shape, strides, end // field.dtype.itemsize)
             end += field.nbytes
         self.row_bytes = -(-end // ALIGNMENT) * ALIGNMENT
-        # `leaves` and `map_obs` walk in one order
-        in_order = iter([places[name] for name, _ in leaves(fields)])
-        self._places = map_obs(lambda _: next(in_order), fields)
-        self._dtypes = {field.dtype for _, field in leaves(fields)}
+        in_order = leaves(fields)  # as `map_obs` walks
+        self._places = map_obs(lambda _: places[next(in_order)[0]], fields)
+        self._dtypes = {place.dtype for place in places.values()}
 
     def views(self, memory: Tensor) -> Any:
         """The fields of packed rows: [*, row_bytes] uint8 to views [*, ...] of it, nested as the fields are."""
         rows = {dtype: memory.view(dtype) for dtype in self._dtypes}
-        return map_obs(lambda place: place.view(rows), self._places)
+        lead = memory.shape[:-1]
+
+        def view(place: _Place) -> Tensor:
+            row = rows[place.dtype]
+            start = row.storage_offset() + place.offset
+            return row.as_strided(lead + place.shape, row.stride()[:-1] + place.strides, start)  # the cheapest view
+
+        return map_obs(view, self._places)
 
     def staging(self, rows: int) -> tuple[Tensor, Any]:
         """Rows to be filled before they are copied: the bytes, and the fields as NumPy views of them."""

@@ -275,9 +275,9 @@ class ReplayBuffer:
         """Numbers of transitions, [draws]."""
         if self._priorities is None:
             return torch.randint(len(self), (draws,), generator=self.generator) + self._oldest
-        slots = torch.from_numpy(self._priorities.sample(draws, self.generator))
         newest = self.steps * self.num_envs - 1
-        return newest - (newest - slots) % len(self._memory)
+        slots = self._priorities.sample(draws, self.generator)
+        return torch.from_numpy(newest - (newest - slots) % len(self._memory))
 
     def _weight(self, index: Tensor, beta: float) -> Tensor:
         if self._priorities is None:
@@ -300,9 +300,9 @@ class ReplayBuffer:
             Σ_{i<k} γ^i r_{t+i} and γ^k, both [*] float32, and the transitions at t+k-1, [*] int64.
         """
         following = index + self._ahead * self.num_envs  # [n, *]
-        slots = self._slot(following).to(self.device)
+        slots = self._slot(following).flatten().to(self.device)
         reward, terminated, truncated = (
-            field.flatten(0, 1)[slots]
+            field.flatten(0, 1).index_select(0, slots).view(following.shape)
             for field in (self.storage.reward, self.storage.terminated, self.storage.truncated)
         )
         counts = (following < self.steps * self.num_envs).to(self.device)

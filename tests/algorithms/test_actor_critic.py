@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import torch
 from linear import ACTION, OBS, approx, flat, linear, pi, rollout, score, sgd, v, value_slope
-from toys import LINEAR, GradientSteps, fit, make_trainer
+from toys import LINEAR, GradientSteps, fit, make_trainer, one_step
 
-from rl_lightning import ActorCritic, RolloutDataModule, Transition, UsageError
+from rl_lightning import ActorCritic, RolloutDataModule, UsageError
 
 
 def transitions(next_obs=(-2.0, 4.0), terminated=(False, False)):
     """In two environments: s = 1, a = 1, r = 1, and s = −2, a = 0, r = 3."""
-    return Transition(
+    return one_step(
         torch.tensor([[1.0], [-2.0]]),
         torch.tensor([1, 0]),
         torch.tensor([1.0, 3.0]),
         torch.tensor(next_obs).unsqueeze(-1),
         torch.tensor(terminated),
+        gamma=0.5,
     )
 
 

@@ -17,6 +17,8 @@ def sgd(params):
 class TwoLosses(Algorithm):
     """Two parameters, two optimizers, constant gradients; the smallest learner there is."""
 
+    gamma = 0.9  # of the discounts in what replay gives it
+
     def __init__(self, observation_space, action_space, optimizers=2):
         super().__init__(observation_space, action_space, compile=False)
         self.a, self.b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)

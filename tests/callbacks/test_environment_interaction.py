@@ -157,9 +157,9 @@ def test_each_batch_is_sampled_after_the_collection_that_precedes_it():
     data.setup("fit")
     sample = data.buffer.sample
 
-    def spy(updates, batch_size):
+    def spy(*arguments):
         sizes.append(len(data.buffer))
-        return sample(updates, batch_size)
+        return sample(*arguments)
 
     data.buffer.sample = spy
     fit(model, data)

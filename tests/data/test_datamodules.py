@@ -1,14 +1,21 @@
 import math
-from functools import partial
 
-import numpy as np
+import gymnasium as gym
 import pytest
 import torch
-from toys import counter_data
+from gymnasium.wrappers import FrameStackObservation
+from toys import CounterEnv, counter_data, make_trainer, tiny_sac
 
 from rl_lightning import ReplayDataModule, UsageError
 from rl_lightning.data.module import EpisodeLoader
-from rl_lightning.types import Step
+
+
+def stacked_counter():
+    return FrameStackObservation(CounterEnv(), 3)
+
+
+if "StackedCounter-v0" not in gym.registry:
+    gym.register("StackedCounter-v0", stacked_counter)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,15 @@ from rl_lightning.types import Step
         ("env_steps_per_epoch", 0),
         ("env_steps_per_epoch", -5),
         ("vectorization", "threads"),
+        ("n_step", 0),
+        ("priority_alpha", -0.1),
+        ("priority_alpha", math.nan),
+        ("priority_alpha", math.inf),
+        ("priority_beta", -0.1),
+        ("priority_beta", 1.1),
+        ("priority_beta", math.nan),
+        ("env_steps_per_batch", 0),
+        ("env_steps_per_batch", -1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(key, value):
@@ -50,26 +66,21 @@ def test_an_epoch_must_hold_an_iteration():
         counter_data(num_envs=3, train_freq=2, env_steps_per_epoch=5)
 
 
-def collect_zeros(data, enough):
-    """What EnvironmentInteraction does, without environments."""
-    zeros, none = np.zeros((data.num_envs, 2)), np.zeros(data.num_envs, bool)
-    while not enough():
-        data.store(Step(zeros, zeros, np.zeros(data.num_envs), zeros, none, none))
+@pytest.mark.parametrize("env_steps_per_batch", [5, 7, 3])
+def test_a_batch_must_be_whole_iterations(env_steps_per_batch):
+    match = rf"env_steps_per_batch={env_steps_per_batch} .* give a multiple of train_freq x num_envs = 6"
+    with pytest.raises(UsageError, match=match):
+        counter_data(num_envs=3, train_freq=2, env_steps_per_batch=env_steps_per_batch)
 
 
-@pytest.mark.parametrize(
-    ("num_envs", "train_freq", "replay_ratio", "updates"),
-    [(1, 1, 1.0, 1), (4, 8, 1.0, 32), (2, 1, 0.5, 1), (1, 1, 20, 20), (10, 3, 0.1, 3), (10, 1, 0.7, 7)],
-)
-def test_a_batch_holds_the_updates_that_the_replay_ratio_owes_for_an_iteration(
-    num_envs, train_freq, replay_ratio, updates
-):
-    data = counter_data(num_envs=num_envs, train_freq=train_freq, replay_ratio=replay_ratio)
-    data.setup("fit")
-    data.collect = partial(collect_zeros, data)
-    batch = next(iter(data.train_dataloader()))
-    assert batch.reward.shape == (updates, 8)
-    assert len(data.buffer) == num_envs * train_freq
+def test_an_epoch_must_hold_a_batch():
+    with pytest.raises(UsageError, match=r"env_steps_per_epoch=5 .*environment steps of one batch, 6"):
+        counter_data(env_steps_per_batch=6, env_steps_per_epoch=5)
+
+
+def test_a_buffer_is_on_the_device_or_in_a_file():
+    with pytest.raises(UsageError, match=r"^buffer_file='x' is not allowed: with buffer_on_device .* give one"):
+        counter_data(buffer_on_device=True, buffer_file="x")
 
 
 def test_an_epochs_batches_are_its_environment_steps_over_those_of_an_iteration():
@@ -87,20 +98,10 @@ def test_an_epoch_is_a_twentieth_of_the_run_unless_that_is_less_than_an_iteratio
     assert len(small.train_dataloader()) == 1
 
 
-def test_each_batch_is_drawn_when_it_is_asked_for():
-    data = counter_data(num_envs=2, train_freq=3, env_steps_per_epoch=18)
+def test_an_epochs_batches_may_be_of_several_iterations():
+    data = counter_data(num_envs=2, train_freq=3, env_steps_per_epoch=30, env_steps_per_batch=12)
     data.setup("fit")
-    data.collect = partial(collect_zeros, data)
-    loader = data.train_dataloader()
-    batches = iter(loader)
-    assert len(data.buffer) == 0
-    generator = data.buffer.generator.get_state()
-    next(batches)
-    assert len(data.buffer) == 6
-    assert not torch.equal(data.buffer.generator.get_state(), generator)
-    assert len(list(batches)) == 2
-    assert len(data.buffer) == 18
-    assert len(loader) == 3
+    assert len(data.train_dataloader()) == 2
 
 
 def test_episodes_come_in_batches_that_cover_every_seed_once():
@@ -149,3 +150,108 @@ def test_the_buffer_can_be_left_out_of_checkpoints():
 def test_an_unknown_environment_is_refused_when_the_datamodule_is_made():
     with pytest.raises(UsageError, match=r"env_id='Pendulumm-v1' .*did you mean Pendulum-v1"):
         ReplayDataModule("Pendulumm-v1")
+
+
+def filled(**settings):
+    """A DataModule that has been trained with."""
+    data = counter_data(**settings)
+    make_trainer().fit(tiny_sac(data.observation_space, data.action_space), datamodule=data)
+    return data
+
+
+def test_a_run_can_start_from_the_buffer_of_another(tmp_path):
+    old = filled()
+    torch.save(old.buffer.state_dict(), tmp_path / "buffer.pt")
+    torch.save({"state_dict": {}, **{"ReplayDataModule": old.state_dict()}}, tmp_path / "run.ckpt")
+    saved = old.buffer.state_dict()["storage"]
+    for name in ("buffer.pt", "run.ckpt"):
+        torch.manual_seed(77)
+        data = counter_data(buffer_from=str(tmp_path / name))
+        assert data.buffer_from
+        data.setup("fit")
+        assert data.random_steps == 0
+        assert len(data.buffer) == 120
+        for field, value in data.buffer.state_dict()["storage"].items():
+            if field != "truncated":  # its newest row ends an episode
+                assert torch.equal(value, saved[field])
+        # this run draws as its own seed says
+        assert torch.equal(data.buffer.generator.get_state(), torch.Generator().manual_seed(77).get_state())
+
+
+def test_random_steps_are_not_taken_when_a_run_starts_from_a_buffer(tmp_path):
+    torch.save(filled().buffer.state_dict(), tmp_path / "buffer.pt")
+    CounterEnv.made.clear()
+    data = filled(total_env_steps=20, buffer_from=str(tmp_path / "buffer.pt"))
+    assert len(data.buffer) == 140
+    assert sum(len(env.log) for env in CounterEnv.made) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "it does not exist"),
+        (b"garbage", "it cannot be read"),
+        ({"state_dict": {}}, "it holds no replay buffer"),
+        ({"ReplayDataModule": {}}, "it holds no replay buffer"),
+        ([1, 2], "it holds no replay buffer"),
+        (print, "it cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_buffer_is_refused_before_the_run(tmp_path, content, says):
+    path = tmp_path / "file"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    data = counter_data(buffer_from=str(path))
+    data.setup("validate")  # which needs none
+    with pytest.raises(UsageError, match=rf"^buffer_from='.*file' is not allowed: {says}") as caught:
+        data.setup("fit")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_buffer_of_another_number_of_environments_is_refused_before_the_run(tmp_path):
+    torch.save(filled().buffer.state_dict(), tmp_path / "buffer.pt")
+    with pytest.raises(UsageError, match="with the num_envs and environment it had"):
+        counter_data(num_envs=2, buffer_from=str(tmp_path / "buffer.pt")).setup("fit")
+
+
+def test_a_buffer_can_live_in_a_file_that_only_training_makes(tmp_path):
+    file = tmp_path / "replay"
+    data = counter_data(buffer_file=str(file))
+    data.setup("test")
+    assert not file.exists()
+    data.setup("fit")
+    assert file.stat().st_size == data.buffer.nbytes
+    again = counter_data(buffer_file=str(file))
+    again.setup("test")
+    with pytest.raises(UsageError, match=r"^buffer_file='.*replay' is not allowed: it exists already"):
+        again.setup("fit")
+
+
+def test_settings_of_the_buffer_reach_it():
+    data = counter_data(n_step=3, priority_alpha=0.5)
+    data.setup("fit")
+    assert data.buffer.n_step == 3
+    assert "priorities" in data.buffer.state_dict()
+    assert data.buffer.device == torch.device("cpu")
+    plain = counter_data()
+    plain.setup("fit")
+    assert plain.buffer.n_step == 1
+    assert "priorities" not in plain.buffer.state_dict()
+
+
+def test_a_buffer_on_the_device_is_on_the_trainers():
+    data = counter_data(buffer_on_device=True)
+    data.trainer = make_trainer()
+    data.trainer.strategy._root_device = torch.device("meta")
+    data.setup("fit")
+    assert data.buffer.storage.obs.device == torch.device("meta")
+
+
+def test_frames_of_stacked_observations_are_kept_once():
+    assert counter_data().frame_stack == 1
+    stacked = ReplayDataModule("StackedCounter-v0", learning_starts=12, total_env_steps=120, batch_size=8)
+    assert stacked.frame_stack == 3
+    stacked.setup("fit")
+    assert stacked.buffer.storage.obs == {}
