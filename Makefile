@@ -10,7 +10,7 @@ train: $(VENV)/.installed
 	$(BIN)/rl-lightning fit -c configs/sac/pendulum.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -38,7 +38,8 @@ class IterationProfiler(Callback):
     """Wraps the functions that an iteration consists of, and sums the time spent in each.
 
     Args:
-        warmup: iterations before the sums start.
+        warmup: training batches before the sums start.
+        iterations_per_batch: iterations in each of them.
 
     Attributes:
         nanoseconds: in each part, nested calls counted for the inner one.
@@ -46,8 +47,8 @@ class IterationProfiler(Callback):
         iterations: timed.
     """
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup = warmup
+    def __init__(self, warmup: int, iterations_per_batch: int = 1) -> None:
+        self.warmup, self.iterations_per_batch = warmup, iterations_per_batch
         self.nanoseconds = dict.fromkeys((*NEEDED, *OVERHEAD[:-1]), 0)
         self.total_nanoseconds = self.iterations = 0
         self._nested = [0]  # time spent in wrapped calls inside of each open one
@@ -65,7 +66,7 @@ class IterationProfiler(Callback):
             self.nanoseconds = dict.fromkeys(self.nanoseconds, 0)
             self._started = time.perf_counter_ns()
         else:
-            self.iterations += 1
+            self.iterations += self.iterations_per_batch
             self.total_nanoseconds = time.perf_counter_ns() - self._started
             self.measured = dict(self.nanoseconds)
 
@@ -158,11 +159,18 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a short run: does everything work?")
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.steps, arguments.warmup = 300, 50
+        arguments.steps, arguments.warmup = 300, 100
     torch.set_num_threads(arguments.threads)
-    profiler = IterationProfiler(arguments.warmup)
+    per_batch = max(1, 100 // arguments.train_freq)
+    profiler = IterationProfiler(arguments.warmup // per_batch, per_batch)
     steps = (arguments.warmup + arguments.steps) * arguments.train_freq
-    run_ours(steps, arguments.precision, [profiler], train_freq=arguments.train_freq)
+    run_ours(
+        steps,
+        arguments.precision,
+        [profiler],
+        train_freq=arguments.train_freq,
+        env_steps_per_batch=per_batch * arguments.train_freq,
+    )
     microseconds = profiler.microseconds()
     text = report(microseconds, arguments.threads, profiler.iterations, arguments.train_freq)
     publish(text, arguments.output.with_suffix(".md") if arguments.output else None)

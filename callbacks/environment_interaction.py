@@ -130,7 +130,6 @@ class EnvironmentInteraction(Callback):
             while not enough():
                 action = algorithm.act(to_device(to_tensor(self._obs, data.observation_space), device))
                 self._step(to_numpy(action), data)
-        torch.clear_autocast_cache()  # copies of the weights made without gradients are not to be learned with
 
     def _step(self, action: NDArray[Any], data: EnvironmentDataModule) -> None:
         """One step of every environment: store it, then reset the environments that finished."""

@@ -32,6 +32,7 @@ QUICK = [
     "--data.total_env_steps=450",
     "--data.learning_starts=200",
     "--data.env_steps_per_epoch=100",
+    "--data.env_steps_per_batch=1",
     "--trainer.log_every_n_steps=20",
 ]
 
@@ -247,7 +248,7 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     last = rows(folder)[-1]
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
     assert "test/return_mean" in last
-    assert any("train/value_loss" in row for row in rows(folder))
+    assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
 
 
 def shortened(config: Path) -> tuple[int, list[str]]:
@@ -258,7 +259,11 @@ def shortened(config: Path) -> tuple[int, list[str]]:
     if "compile" in model:
         flags.append("--model.compile=false")
     if settings["data"]["class_path"].endswith("ReplayDataModule"):
-        return 220, [*flags, "--data.learning_starts=200", "--data.env_steps_per_epoch=10", "--data.batch_size=8"]
+        pace = {"learning_starts": 200, "train_freq": 4, "env_steps_per_batch": 4, "env_steps_per_epoch": 8}
+        pace["batch_size"] = min(8, data["buffer_size"])
+        if data["env_id"].startswith("rl_lightning.atari:"):
+            flags.append("--data.env_kwargs.max_episode_steps=30")
+        return 220, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
     steps = data["rollout_steps"] and min(data["rollout_steps"], 64)
     batch = steps * data["num_envs"] if steps else 20
     pace = [f"--data.rollout_steps={steps or 'null'}", f"--data.env_steps_per_batch={batch}"]

@@ -172,7 +172,6 @@ class Algorithm(LightningModule):
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
-        torch.clear_autocast_cache()  # or the next step of this batch would be taken with these weights, in bf16
         self.gradient_steps += 1
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)

@@ -124,3 +124,22 @@ def test_an_error_in_the_function_itself_is_not_taken_for_a_failed_compilation(m
 
     with pytest.raises(ZeroDivisionError):
         compiled_or_eager(wrong)(1)
+
+
+class OwnOutput(TwoLosses):
+    """Acts with `a`, and notes what `a` gives at 1 before each of its gradient steps, which all add 1 to it."""
+
+    def act(self, obs, deterministic=False):
+        return 0.0 * self.a(torch.ones(len(obs), 1)).expand(-1, 2)
+
+    def gradients(self, batch):
+        self.batches.append(self.a(torch.ones(1, 1)).item())
+        return {"train/loss": batch.reward.mean()}, [(torch.full((1, 1), -2.0),), (torch.zeros(1, 1),)]
+
+
+def test_every_gradient_step_of_a_training_batch_sees_the_weights_of_the_last_in_bf16():
+    data = noise_data(replay_ratio=3.0, total_env_steps=16, env_steps_per_batch=2)
+    model = OwnOutput(data.observation_space, data.action_space)
+    torch.nn.init.constant_(model.a.weight, 0.0)
+    fit(model, data, make_trainer(precision="bf16-mixed"))
+    assert model.batches == [float(step) for step in range(12)]

@@ -8,8 +8,8 @@ from benchmarks.profile_iteration import NEEDED, OVERHEAD, IterationProfiler, ov
 
 def test_every_part_of_an_iteration_is_found_and_the_parts_add_up(monkeypatch):
     monkeypatch.setattr(halfcheetah, "LEARNING_STARTS", 20)
-    profiler = IterationProfiler(warmup=5)
-    halfcheetah.run_ours(25, "32-true", [profiler], env_id="Pendulum-v1", compile=False)
+    profiler = IterationProfiler(warmup=1, iterations_per_batch=5)
+    halfcheetah.run_ours(25, "32-true", [profiler], env_id="Pendulum-v1", compile=False, env_steps_per_batch=5)
     parts = profiler.microseconds()
     assert profiler.iterations == 20
     assert list(parts) == [*NEEDED, *OVERHEAD]
