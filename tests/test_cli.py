@@ -372,7 +372,7 @@ def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_c
 
 def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rl_lightning", "fit", "-c", PENDULUM, *SMALL, "--trainer.logger=false"]
-    pace = ["--data.learning_starts=50", "--data.env_steps_per_epoch=50"]
+    pace = ["--data.learning_starts=50", "--data.env_steps_per_epoch=50", "--data.env_steps_per_batch=1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(
         [*command, *pace], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment

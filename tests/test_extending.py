@@ -14,6 +14,7 @@ QUICK = [
     "--data.total_env_steps=300",
     "--data.learning_starts=200",
     "--data.env_steps_per_epoch=50",
+    "--data.env_steps_per_batch=1",
     "--data.batch_size=8",
     "--data.eval_episodes=1",
     "--data.test_episodes=2",

@@ -53,8 +53,7 @@ class ReplayDataModule(EnvironmentDataModule):
         buffer_from: a checkpoint whose buffer to start from, or a file with ``buffer.state_dict()``, instead of
             `learning_starts` random steps.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
-            follow each other without Lightning's loop in between; a multiple of train_freq x num_envs, by default
-            that.
+            follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
 
     Attributes:
         observation_space: of one environment.
@@ -94,12 +93,8 @@ class ReplayDataModule(EnvironmentDataModule):
         iteration = train_freq * num_envs
         if env_steps_per_batch is None:
             env_steps_per_batch = iteration
-        require(
-            env_steps_per_batch >= 1 and env_steps_per_batch % iteration == 0,
-            "env_steps_per_batch",
-            env_steps_per_batch,
-            f"give a multiple of train_freq x num_envs = {iteration}",
-        )
+        require(env_steps_per_batch >= 1, "env_steps_per_batch", env_steps_per_batch, "give 1 or more")
+        env_steps_per_batch = -(-env_steps_per_batch // iteration) * iteration
         super().__init__(
             env_id,
             env_kwargs,
@@ -214,8 +209,13 @@ class ReplayDataModule(EnvironmentDataModule):
     @property
     def beta(self) -> float:
         """The exponent of prioritized replay's weights: `priority_beta` at the start of the run, 1 at its end."""
-        progress: float = min(1.0, self._learner.env_steps / self.total_env_steps)
-        return self.priority_beta + (1.0 - self.priority_beta) * progress
+        return self.priority_beta + (1.0 - self.priority_beta) * self.progress
+
+    @property
+    def progress(self) -> float:
+        """The share of the run's environment steps that is done, at most 1."""
+        env_steps: int = self._learner.env_steps
+        return min(1.0, env_steps / self.total_env_steps)
 
     @property
     def _learner(self) -> Any:

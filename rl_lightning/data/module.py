@@ -72,7 +72,7 @@ class EnvironmentDataModule(LightningDataModule):
             env_steps_per_epoch >= env_steps_per_batch,
             "env_steps_per_epoch",
             env_steps_per_epoch,
-            f"give at least the environment steps of one batch, {env_steps_per_batch}",
+            f"give at least the environment steps of one batch, {env_steps_per_batch}, or lower env_steps_per_batch",
         )
         self.env_id, self.env_kwargs = env_id, dict(env_kwargs or {})
         self.num_envs, self.vectorization = num_envs, vectorization

@@ -33,9 +33,11 @@ class ReplayStream:
         self._yielded: Tensor | None = None
 
     def __iter__(self) -> Iterator[Transition]:
-        """Minibatches [batch_size, ...] on the device."""
+        """Minibatches [batch_size, ...] on the device; fewer where the run comes to its end."""
         data = self.data
         for _ in range(data.iterations_per_batch):
+            if data.progress >= 1.0:
+                return
             data.collect_fresh()
             batch, index = data.buffer.sample(data.updates, data.batch_size, data.gamma, data.beta)
             batch = Transition(*(to_device(field, self.device) for field in batch))

@@ -66,11 +66,11 @@ def test_an_epoch_must_hold_an_iteration():
         counter_data(num_envs=3, train_freq=2, env_steps_per_epoch=5)
 
 
-@pytest.mark.parametrize("env_steps_per_batch", [5, 7, 3])
-def test_a_batch_must_be_whole_iterations(env_steps_per_batch):
-    match = rf"env_steps_per_batch={env_steps_per_batch} .* give a multiple of train_freq x num_envs = 6"
-    with pytest.raises(UsageError, match=match):
-        counter_data(num_envs=3, train_freq=2, env_steps_per_batch=env_steps_per_batch)
+@pytest.mark.parametrize(("given", "taken"), [(1, 6), (6, 6), (7, 12)])
+def test_a_batch_is_whole_iterations(given, taken):
+    data = counter_data(num_envs=3, train_freq=2, env_steps_per_batch=given, env_steps_per_epoch=12)
+    assert data.env_steps_per_batch == taken
+    assert data.iterations_per_batch == taken // 6
 
 
 def test_an_epoch_must_hold_a_batch():

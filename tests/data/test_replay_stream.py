@@ -96,10 +96,17 @@ def test_beta_grows_linearly_from_priority_beta_to_one_over_the_run():
     sample = data.buffer.sample
     data.buffer.sample = lambda *args: given.append(args[3]) or sample(*args)
     stream = ReplayStream(data)
-    for env_steps, beta in ((0, 0.4), (60, 0.7), (120, 1.0), (500, 1.0)):
+    for env_steps, beta in ((0, 0.4), (60, 0.7), (120, 1.0)):
         data.trainer.lightning_module.env_steps = env_steps - 1  # a step is taken before each sample
         next(iter(stream))
         assert given.pop() == pytest.approx(beta)
+
+
+def test_a_stream_ends_with_the_run():
+    data = replay(num_envs=2, env_steps_per_batch=12, env_steps_per_epoch=24)
+    data.trainer.lightning_module.env_steps = 120 - 4
+    assert len(list(ReplayStream(data))) == 4  # two iterations of two environments; a whole batch has six
+    assert list(ReplayStream(data)) == []
 
 
 def test_what_was_learned_reaches_the_transitions_of_the_latest_minibatch():
