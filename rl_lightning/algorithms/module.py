@@ -27,9 +27,8 @@ from rl_lightning.normalization import ReturnNormalizer
 from rl_lightning.types import Episode, Obs, to_device
 
 Metrics = dict[str, Tensor]  # detached, by the name they are logged under: scalars, or [B], whose mean is logged
-Gradients = Sequence[
-    tuple[Tensor, ...] | None
-]  # for each optimizer of `configure_optimizers`, in its order; None: no step
+# for each optimizer of `configure_optimizers`, in its order; None where it takes no step
+Gradients = Sequence[tuple[Tensor, ...] | None]
 
 
 class Algorithm(LightningModule):
@@ -123,14 +122,14 @@ class Algorithm(LightningModule):
         if self._trainer is None:
             return 1.0
         total: int = self.trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-        return self.env_steps / total
+        return min(1.0, self.env_steps / total)
 
     # Learning
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
         if stage == "fit":
-            self.gradient_steps = 0
+            self.gradient_steps, self.losses = 0, {}
         check_precision(self.trainer.precision)
         self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
@@ -159,7 +158,7 @@ class Algorithm(LightningModule):
         """One iteration: a gradient step for each of the minibatches in `batch`."""
         for minibatch in self.minibatches(batch):
             metrics, gradients = self._gradients(minibatch)
-            self.losses = {**self.losses, **metrics}
+            self.losses.update(metrics)
             self._step_optimizers(gradients)
 
     def _step_optimizers(self, gradients: Gradients) -> None:

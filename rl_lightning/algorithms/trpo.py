@@ -134,7 +134,7 @@ class TRPO(Algorithm):
         """Step the policy, then give V its minibatches, `n_critic_updates` passes over the rollout."""
         for rollout in batch:
             samples = self.with_advantages(rollout)
-            self.losses = {**self.losses, **self.step_policy(samples)}
+            self.losses.update(self.step_policy(samples))
             size = len(samples.returns)
             for _ in range(self.n_critic_updates):
                 for index in torch.split(torch.randperm(size, device=self.device), self.batch_size):

@@ -214,8 +214,8 @@ class ReplayDataModule(EnvironmentDataModule):
     @property
     def progress(self) -> float:
         """The share of the run's environment steps that is done, at most 1."""
-        env_steps: int = self._learner.env_steps
-        return min(1.0, env_steps / self.total_env_steps)
+        progress: float = self._learner.progress
+        return progress
 
     @property
     def _learner(self) -> Any:

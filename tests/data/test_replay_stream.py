@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,22 @@ from rl_lightning.data.replay_stream import ReplayStream
 from rl_lightning.types import Step, Transition
 
 
+@dataclass
+class Learner:
+    gamma: float
+    env_steps: int
+    total_env_steps: int
+
+    @property
+    def progress(self):
+        return min(1.0, self.env_steps / self.total_env_steps)
+
+
 def replay(env_steps=0, gamma=0.5, **settings):
     """A DataModule that is given numbered transitions instead of those of environments."""
     data = counter_data(**settings)
     data.setup("fit")
-    learner = SimpleNamespace(gamma=gamma, env_steps=env_steps)
+    learner = Learner(gamma, env_steps, data.total_env_steps)
     data.trainer = SimpleNamespace(lightning_module=learner, world_size=1)
     none = np.zeros(data.num_envs, bool)
 
