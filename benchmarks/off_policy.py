@@ -16,11 +16,11 @@ from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch.optim import Adam
 
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
 from rl_lightning import DQN, MLP, TD3, ReplayDataModule, SACv2
+from rl_lightning.optim import FusedAdam
 
 
 class Task(NamedTuple):
@@ -62,7 +62,7 @@ def run_ours(name: str) -> Marks:
     spaces = data.observation_space, data.action_space
     network = partial(MLP, hidden_sizes=task.hidden_sizes)
     if task.env_id == "CartPole-v1":
-        optimizer = partial(Adam, lr=2.3e-3, fused=True)
+        optimizer = partial(FusedAdam, lr=2.3e-3)
         model: LightningModule = DQN(
             *spaces,
             loss="huber",

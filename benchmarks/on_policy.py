@@ -13,11 +13,11 @@ from lightning.pytorch import LightningModule
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.env_util import make_vec_env
-from torch.optim import Adam
 
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
 from rl_lightning import A2C, MLP, PPO, RolloutDataModule
+from rl_lightning.optim import FusedAdam
 
 NETWORK = partial(MLP, hidden_sizes=(64, 64), activation="tanh")
 
@@ -56,7 +56,7 @@ def run_ours(name: str) -> Marks:
     if name == "a2c-cartpole":
         model: LightningModule = A2C(*spaces, network=NETWORK)
     elif name == "ppo-cartpole":
-        optimizer = partial(Adam, lr=1e-3, eps=1e-5, fused=True)
+        optimizer = partial(FusedAdam, lr=1e-3, eps=1e-5)
         model = PPO(
             *spaces,
             gamma=0.98,

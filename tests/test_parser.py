@@ -93,7 +93,7 @@ def config(tmp_path):
         ("--data.num_env=3", "--data.num_env is not a setting of ReplayDataModule: did you mean --data.num_envs?"),
         (
             "--model.policy_optimizer.init_args.lrr=1",
-            "--model.policy_optimizer.lrr is not a setting of Adam: did you mean --model.policy_optimizer.lr?",
+            "--model.policy_optimizer.lrr is not a setting of FusedAdam: did you mean --model.policy_optimizer.lr?",
         ),
         (
             "--trainer.logger.init_args.offlin=true",
@@ -118,7 +118,7 @@ def config(tmp_path):
         ),
         (
             "--model.policy_optimizer.l=1",
-            "--model.policy_optimizer.l is not a setting of Adam: did you mean --model.policy_optimizer.lr?",
+            "--model.policy_optimizer.l is not a setting of FusedAdam: did you mean --model.policy_optimizer.lr?",
         ),
         ("--data.env=x", "--data.env is not a setting of ReplayDataModule: did you mean --data.env_id?"),
         # wrong values
@@ -135,7 +135,7 @@ def config(tmp_path):
             "--model.policy_gradient=foo",
             "model.policy_gradient='foo' is not allowed: give one of reparameterized, likelihood_ratio",
         ),
-        ("--model.policy_optimizer.lr=x", "model.policy_optimizer.lr='x' is not allowed: give a float or Tensor"),
+        ("--model.policy_optimizer.lr=x", "model.policy_optimizer.lr='x' is not allowed: give a float"),
         ("--trainer.max_epochs=a", "trainer.max_epochs='a' is not allowed: give an int or null"),
         ("--trainer.logger.offline=x", "trainer.logger.offline='x' is not allowed: give true or false"),
         ("--seed_everything=x", "seed_everything='x' is not allowed: give true or false or int"),

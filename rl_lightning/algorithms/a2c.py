@@ -8,13 +8,13 @@ import gymnasium as gym
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import RMSprop
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.optim import ForeachRMSprop
 from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Rollout, flat_in_time
 
@@ -66,8 +66,8 @@ class A2C(Algorithm):
         log_std_init: float = 0.0,
         shared_trunk: bool = False,
         network: NetworkCallable = MLP,
-        policy_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5, foreach=True),
-        value_optimizer: OptimizerCallable = lambda params: RMSprop(params, lr=7e-4, eps=1e-5, foreach=True),
+        policy_optimizer: OptimizerCallable = lambda params: ForeachRMSprop(params, lr=7e-4, eps=1e-5),
+        value_optimizer: OptimizerCallable = lambda params: ForeachRMSprop(params, lr=7e-4, eps=1e-5),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import td_target
 from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.optim import FusedAdam
 from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Obs, Transition, map_obs
 
@@ -53,8 +53,8 @@ class ActorCritic(Algorithm):
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
         network: NetworkCallable = MLP,
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-4, fused=True),
-        value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-4),
+        value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
@@ -19,6 +18,7 @@ from rl_lightning.errors import require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.functional import half_squared_error, td_target
 from rl_lightning.networks import MLP, DeterministicPolicy, NetworkCallable, QNetwork
+from rl_lightning.optim import FusedAdam
 from rl_lightning.schedules import Schedule
 from rl_lightning.types import Obs, Transition
 
@@ -60,8 +60,8 @@ class DDPG(Algorithm):
         noise_schedule: Schedule = "constant",
         noise_theta: float = 1.0,
         network: NetworkCallable = MLP,
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-3, fused=True),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

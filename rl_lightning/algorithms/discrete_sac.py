@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
@@ -18,6 +17,7 @@ from rl_lightning.envs import check_discrete_action_space
 from rl_lightning.errors import require
 from rl_lightning.functional import mean_td_error, of_action, td_target, twin_q_loss
 from rl_lightning.networks import MLP, CategoricalPolicy, DiscreteTwinQ, NetworkCallable, Temperature
+from rl_lightning.optim import FusedAdam
 from rl_lightning.types import Obs, Transition
 
 
@@ -55,9 +55,9 @@ class DiscreteSAC(Algorithm):
         ent_coef: float = 1.0,
         target_entropy: float | None = None,
         network: NetworkCallable = MLP,
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        ent_coef_optimizer: OptimizerCallable | None = lambda params: Adam(params, lr=3e-4, fused=True),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        ent_coef_optimizer: OptimizerCallable | None = lambda params: FusedAdam(params, lr=3e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

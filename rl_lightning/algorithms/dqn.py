@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.callbacks import PolyakAveraging
@@ -17,6 +16,7 @@ from rl_lightning.errors import require
 from rl_lightning.exploration import epsilon_greedy
 from rl_lightning.functional import clipped_to_norm, half_squared_error, huber_loss, of_action, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
+from rl_lightning.optim import FusedAdam
 from rl_lightning.schedules import Schedule, check_schedule, scheduled
 from rl_lightning.types import Obs, Transition
 
@@ -69,7 +69,7 @@ class DQN(Algorithm):
         exploration_fraction: float = 0.1,
         exploration_schedule: Schedule = "linear",
         network: NetworkCallable = MLP,
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=1e-4, fused=True),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,
         compile: bool = True,

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import CatMetric
@@ -130,7 +131,7 @@ class Algorithm(LightningModule):
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
         if stage == "fit":
             self.gradient_steps, self.losses = 0, {}
-        check_precision(self.trainer.precision)
+        check_precision(self.trainer.precision, self.trainer.strategy.root_device)
         self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
@@ -314,11 +315,14 @@ def configured(
     return {"optimizer": made, "lr_scheduler": schedule} if schedule else {"optimizer": made}
 
 
-def check_precision(precision: str | int | None) -> None:
+def check_precision(precision: str | int | None, device: torch.device) -> None:
     """Refuse precisions that gradients cannot be taken in: they need float32 weights, and no loss scaling.
 
     Raises:
         UsageError: for any but float32 and bf16-mixed.
+
+    Warns:
+        UserWarning: for bf16-mixed on a processor that has no bf16 arithmetic.
     """
     require(
         precision in (None, 32, "32", "32-true", "bf16-mixed", "bf16"),
@@ -326,6 +330,11 @@ def check_precision(precision: str | int | None) -> None:
         precision,
         "gradients are taken of float32 weights without loss scaling; give 32-true or bf16-mixed",
     )
+    if str(precision).startswith("bf16") and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        rank_zero_warn(
+            f"trainer.precision={precision} is emulated on this processor, which has no bf16 arithmetic: it is about "
+            "ten times slower than 32-true; give that"
+        )
 
 
 def _as_list(items: Any) -> list[Any]:

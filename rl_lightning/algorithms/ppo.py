@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.optim import FusedAdam
 from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.schedules import Schedule, scheduled
 from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
@@ -92,8 +92,8 @@ class PPO(Algorithm):
         log_std_init: float = 0.0,
         shared_trunk: bool = False,
         network: NetworkCallable = MLP,
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, eps=1e-5, fused=True),
-        value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, eps=1e-5, fused=True),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4, eps=1e-5),
+        value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4, eps=1e-5),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

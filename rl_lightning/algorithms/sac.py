@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
@@ -17,6 +16,7 @@ from rl_lightning.envs import check_box_action_space
 from rl_lightning.errors import require
 from rl_lightning.functional import half_squared_error, mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, TwinQ, ValueNetwork
+from rl_lightning.optim import FusedAdam
 from rl_lightning.types import Obs, Transition
 
 PolicyGradient = Literal["reparameterized", "likelihood_ratio"]
@@ -61,9 +61,9 @@ class SAC(Algorithm):
         reward_scale: float = 1.0,
         policy_gradient: PolicyGradient = "reparameterized",
         network: NetworkCallable = MLP,
-        value_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
+        value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         value_scheduler: LRSchedulerCallable | None = None,
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,

@@ -11,7 +11,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
 from rl_lightning.callbacks import PolyakAveraging
@@ -20,6 +19,7 @@ from rl_lightning.errors import require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.functional import mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, Temperature, TwinQ
+from rl_lightning.optim import FusedAdam
 from rl_lightning.schedules import Schedule
 from rl_lightning.types import Obs, Transition
 
@@ -66,9 +66,9 @@ class SACv2(Algorithm):
         noise_schedule: Schedule = "constant",
         noise_theta: float = 1.0,
         network: NetworkCallable = MLP,
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        policy_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
-        ent_coef_optimizer: OptimizerCallable | None = lambda params: Adam(params, lr=3e-4, fused=True),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
+        ent_coef_optimizer: OptimizerCallable | None = lambda params: FusedAdam(params, lr=3e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,

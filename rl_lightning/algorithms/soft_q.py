@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
 
 from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
 from rl_lightning.callbacks import PolyakAveraging
@@ -18,6 +17,7 @@ from rl_lightning.envs import check_discrete_action_space
 from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, half_squared_error, of_action, soft_maximum, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
+from rl_lightning.optim import FusedAdam
 from rl_lightning.types import Obs, Transition
 
 
@@ -54,7 +54,7 @@ class SoftQ(Algorithm):
         ent_coef: float = 0.1,
         max_grad_norm: float | None = None,
         network: NetworkCallable = MLP,
-        q_optimizer: OptimizerCallable = lambda params: Adam(params, lr=3e-4, fused=True),
+        q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         init_from: str | Path | None = None,
         compile: bool = True,

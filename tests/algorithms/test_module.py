@@ -100,6 +100,19 @@ def test_float16_with_loss_scaling_is_refused(monkeypatch):
         fit(model, data)
 
 
+@pytest.mark.parametrize("supported", [False, True])
+def test_bf16_that_the_processor_has_to_emulate_is_told_of_once(monkeypatch, supported):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    data = noise_data()
+    model = tiny_sac(data.observation_space, data.action_space)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, data, make_trainer(precision="bf16-mixed"))
+    told = [str(one.message) for one in caught if "no bf16 arithmetic" in str(one.message)]
+    assert len(told) == (0 if supported else 1)
+    assert all("precision=bf16-mixed" in message and "32-true" in message for message in told)
+
+
 def test_where_compiling_fails_it_runs_eagerly_with_one_warning(monkeypatch):
     def broken_compile(function, fullgraph, dynamic, options):
         def call(*args):
