@@ -13,7 +13,6 @@ from gymnasium.vector import VectorEnv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
-from torch import nn
 from torchmetrics import MeanMetric
 
 from rl_lightning.data.module import EnvironmentDataModule
@@ -66,7 +65,7 @@ class EnvironmentInteraction(Callback):
         seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, self.env_steps])
         env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
         self._envs.action_space.seed(env_seeds.pop())
-        self._modules = list(pl_module.modules())
+        self._modes = [vars(module) for module in pl_module.modules()]
         self._episodes_end = pl_module.episodes_end
         self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
@@ -126,7 +125,7 @@ class EnvironmentInteraction(Callback):
             self._row_started += time.monotonic() - self._paused_at
             self._paused_at = None
         device = algorithm.device
-        with acting(self._modules):
+        with acting(self._modes):
             while not enough():
                 action = algorithm.act(to_device(to_tensor(self._obs, data.observation_space), device))
                 self._step(to_numpy(action), data)
@@ -176,17 +175,21 @@ class EnvironmentInteraction(Callback):
 
 
 @contextmanager
-def acting(modules: list[nn.Module]) -> Iterator[None]:
-    """Eval mode and no gradients inside; afterwards each of `modules` is in the mode that it was in before."""
-    training = [vars(module) for module in modules if module.training]
-    for attributes in training:  # not by eval() and train(): they take 20 times as long, at every step
+def acting(modes: list[dict[str, Any]]) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards each module is in the mode that it was in before.
+
+    Args:
+        modes: the attributes of the modules, `vars(module)`: eval() and train() take 20 times as long, at every step.
+    """
+    before = [attributes["training"] for attributes in modes]
+    for attributes in modes:
         attributes["training"] = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for attributes in training:
-            attributes["training"] = True
+        for attributes, training in zip(modes, before, strict=True):
+            attributes["training"] = training
 
 
 def _environment_data(trainer: Trainer) -> EnvironmentDataModule:

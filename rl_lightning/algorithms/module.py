@@ -1,7 +1,7 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import CatMetric
@@ -62,6 +65,7 @@ class Algorithm(LightningModule):
         self.compile_gradients = compile
         self.gradient_steps = 0
         self.losses: Metrics = {}
+        self._world_size = 1
         self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._interaction = EnvironmentInteraction()
         self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
@@ -131,7 +135,9 @@ class Algorithm(LightningModule):
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
         if stage == "fit":
             self.gradient_steps, self.losses = 0, {}
-        check_precision(self.trainer.precision, self.trainer.strategy.root_device)
+        self._world_size = self.trainer.world_size
+        check_precision(self.trainer.precision)
+        warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
 
@@ -143,7 +149,7 @@ class Algorithm(LightningModule):
         schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
         self._steppers = [
             (
-                optimizer,
+                self._step_of(optimizer),
                 [parameter for group in optimizer.param_groups for parameter in group["params"]],
                 schedulers.get(id(optimizer.optimizer)),
             )
@@ -155,6 +161,25 @@ class Algorithm(LightningModule):
             if hasattr(callback, "on_gradient_step_end")
         ]
 
+    def _step_of(self, optimizer: LightningOptimizer) -> Callable[[], Any]:
+        """The optimizer's `step`, past Lightning's strategy where it would do no more than call it.
+
+        It asks every callback for `on_before_optimizer_step`, which takes longer than a small network's step.
+        """
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        hook = "on_before_optimizer_step"
+        asked = is_overridden(hook, self) or any(is_overridden(hook, callback, Callback) for callback in callbacks)
+        if asked or type(self.trainer.strategy) is not SingleDeviceStrategy:
+            return optimizer.step
+        step = optimizer.optimizer.step  # as schedulers have wrapped it
+
+        def counted() -> None:
+            optimizer._on_before_step()  # Lightning's count, trainer.global_step, and its profiler
+            step()
+            optimizer._on_after_step()
+
+        return counted
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration: a gradient step for each of the minibatches in `batch`."""
         for minibatch in self.minibatches(batch):
@@ -164,12 +189,12 @@ class Algorithm(LightningModule):
 
     def _step_optimizers(self, gradients: Gradients) -> None:
         """Step each optimizer with its own gradients, and its scheduler; then call `on_gradient_step_end`."""
-        for (optimizer, parameters, scheduler), own in zip(self._steppers, gradients, strict=True):
+        for (step, parameters, scheduler), own in zip(self._steppers, gradients, strict=True):
             if own is None:
                 continue
             for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
                 parameter.grad = gradient
-            optimizer.step()
+            step()
             if scheduler is not None:
                 scheduler.step()
         self.gradient_steps += 1
@@ -177,7 +202,7 @@ class Algorithm(LightningModule):
             on_gradient_step_end(self.trainer, self)
 
     def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self.trainer.world_size == 1:
+        if self._world_size == 1:
             return gradients
         mean = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
         assert isinstance(mean, Tensor)
@@ -315,14 +340,11 @@ def configured(
     return {"optimizer": made, "lr_scheduler": schedule} if schedule else {"optimizer": made}
 
 
-def check_precision(precision: str | int | None, device: torch.device) -> None:
+def check_precision(precision: str | int | None) -> None:
     """Refuse precisions that gradients cannot be taken in: they need float32 weights, and no loss scaling.
 
     Raises:
         UsageError: for any but float32 and bf16-mixed.
-
-    Warns:
-        UserWarning: for bf16-mixed on a processor that has no bf16 arithmetic.
     """
     require(
         precision in (None, 32, "32", "32-true", "bf16-mixed", "bf16"),
@@ -330,6 +352,14 @@ def check_precision(precision: str | int | None, device: torch.device) -> None:
         precision,
         "gradients are taken of float32 weights without loss scaling; give 32-true or bf16-mixed",
     )
+
+
+def warn_of_emulation(precision: str | int | None, device: torch.device) -> None:
+    """Say that bf16-mixed is slow on a processor without bf16 arithmetic.
+
+    Warns:
+        UserWarning: naming the precision to give.
+    """
     if str(precision).startswith("bf16") and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         rank_zero_warn(
             f"trainer.precision={precision} is emulated on this processor, which has no bf16 arithmetic: it is about "

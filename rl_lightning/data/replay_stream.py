@@ -39,7 +39,8 @@ class ReplayStream:
             if data.progress >= 1.0:
                 return
             data.collect_fresh()
-            batch, index = data.buffer.sample(data.updates, data.batch_size, data.gamma, data.beta)
+            beta = data.beta if self.prioritized else 1.0
+            batch, index = data.buffer.sample(data.updates, data.batch_size, data.gamma, beta)
             batch = Transition(*(to_device(field, self.device) for field in batch))
             for update in range(data.updates):
                 self._yielded = index[update]

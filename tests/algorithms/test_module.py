@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.optim import SGD
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
@@ -137,6 +137,23 @@ def test_an_error_in_the_function_itself_is_not_taken_for_a_failed_compilation(m
 
     with pytest.raises(ZeroDivisionError):
         compiled_or_eager(wrong)(1)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_steps_are_counted_and_callbacks_that_want_to_know_of_them_are_asked(listens):
+    class Listener(Callback):
+        asked = 0
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            assert all(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+            Listener.asked += 1
+
+    data = noise_data()
+    model = tiny_sac(data.observation_space, data.action_space)
+    trainer = make_trainer(callbacks=[Listener()] if listens else [])
+    fit(model, data, trainer)
+    assert trainer.global_step == 3 * model.gradient_steps > 0
+    assert Listener.asked == (trainer.global_step if listens else 0)
 
 
 class OwnOutput(TwoLosses):

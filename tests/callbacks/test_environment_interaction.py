@@ -242,7 +242,7 @@ def test_the_mode_before_acting_is_restored_also_after_an_error():
         module = tiny_sac(counter_data().observation_space, counter_data().action_space).train(mode)
         module.q.train(not mode)  # someone's own choice for a part
         before = [part.training for part in module.modules()]
-        with contextlib.suppress(KeyError), acting(list(module.modules())):
+        with contextlib.suppress(KeyError), acting([vars(part) for part in module.modules()]):
             assert not any(part.training for part in module.modules())
             assert not torch.is_grad_enabled()
             raise KeyError
