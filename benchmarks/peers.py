@@ -21,9 +21,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from sb3_contrib import TRPO
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
@@ -72,6 +73,30 @@ PEERS = {
         total_env_steps=100_000,
         normalize=False,
         gamma=0.9,
+    ),
+    "sac_v2/halfcheetah": Peer(
+        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
+        "HalfCheetah-v5",
+        num_envs=1,
+        total_env_steps=100_000,
+        normalize=False,
+        gamma=0.99,
+    ),
+    "td3/inverted_pendulum": Peer(
+        partial(
+            TD3,
+            learning_rate=1e-3,
+            learning_starts=1_000,
+            batch_size=256,
+            gamma=0.99,
+            action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.1)),
+            policy_kwargs={"net_arch": [256, 256]},
+        ),
+        "InvertedPendulum-v5",
+        num_envs=1,
+        total_env_steps=50_000,
+        normalize=False,
+        gamma=0.99,
     ),
     "trpo/halfcheetah": Peer(
         partial(

@@ -4,6 +4,7 @@ Equation numbers are those of the lecture notes that docs/algorithms/sac.md writ
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,10 @@ def huber_loss(prediction: Tensor, target: Tensor, weight: Tensor | float = 1.0)
     """E[w h(prediction − target)], h(δ) = ½ δ² where |δ| ≤ 1, else |δ| − ½. All [B]; returns a scalar."""
     _assert_rank(1, prediction, target)
     return (weight * F.smooth_l1_loss(prediction, target, reduction="none")).mean()
+
+
+Loss = Literal["squared", "huber"]
+LOSSES = {"squared": half_squared_error, "huber": huber_loss}
 
 
 def of_action(q: Tensor, action: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Deep Q-learning (Mnih et al., 2015; Algorithm 2 of the lecture), with double (arXiv:1509.06461) and dueling Q."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -14,13 +14,11 @@ from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.envs import check_discrete_action_space
 from rl_lightning.errors import require
 from rl_lightning.exploration import epsilon_greedy
-from rl_lightning.functional import clipped_to_norm, half_squared_error, huber_loss, of_action, td_target
+from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, of_action, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
 from rl_lightning.optim import FusedAdam
 from rl_lightning.schedules import Schedule, check_schedule, scheduled
 from rl_lightning.types import Obs, Transition
-
-Loss = Literal["squared", "huber"]
 
 
 class DQN(Algorithm):
@@ -76,7 +74,7 @@ class DQN(Algorithm):
     ) -> None:
         super().__init__(observation_space, action_space, compile)
         require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(loss in get_args(Loss), "loss", loss, f"give one of {get_args(Loss)}")
+        require(loss in LOSSES, "loss", loss, f"give one of {tuple(LOSSES)}")
         require(max_grad_norm is None or max_grad_norm > 0.0, "max_grad_norm", max_grad_norm, "give a number above 0")
         initial, final, fraction = exploration_initial_eps, exploration_final_eps, exploration_fraction
         require(0.0 <= initial <= 1.0, "exploration_initial_eps", initial, "give a number in [0, 1]")
@@ -112,8 +110,7 @@ class DQN(Algorithm):
         """Of the loss of Q_θ(s, a) − (r + γ max_a' Q_θ̄(s', a')); the target is not differentiated."""
         q = of_action(self.q(batch.obs), batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
-        loss = half_squared_error if self.loss == "squared" else huber_loss
-        q_loss = loss(q, target, batch.weight)
+        q_loss = LOSSES[self.loss](q, target, batch.weight)
         gradients = gradients_of(q_loss, [self.q])
         return {
             "train/q_loss": q_loss.detach(),

@@ -15,7 +15,7 @@ from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.distributions import Categorical
 from rl_lightning.envs import check_discrete_action_space
 from rl_lightning.errors import require
-from rl_lightning.functional import clipped_to_norm, half_squared_error, of_action, soft_maximum, td_target
+from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, of_action, soft_maximum, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
 from rl_lightning.optim import FusedAdam
 from rl_lightning.types import Obs, Transition
@@ -33,6 +33,7 @@ class SoftQ(Algorithm):
         tau: weight of Q_θ in each update of Q_θ̄, in (0, 1]; 1 copies it.
         target_update_interval: gradient steps from one update of Q_θ̄ to the next.
         ent_coef: the temperature α, above 0.
+        loss: of Q_θ − target: half its square, or Huber's, linear beyond 1.
         max_grad_norm: bound on the gradient's norm.
         network: the body of Q.
         q_optimizer: steps θ.
@@ -52,6 +53,7 @@ class SoftQ(Algorithm):
         tau: float = 0.005,
         target_update_interval: int = 1,
         ent_coef: float = 0.1,
+        loss: Loss = "squared",
         max_grad_norm: float | None = None,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -62,9 +64,10 @@ class SoftQ(Algorithm):
         super().__init__(observation_space, action_space, compile)
         require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
         require(0.0 < ent_coef < math.inf, "ent_coef", ent_coef, "give a number above 0; at 0 it would be DQN")
+        require(loss in LOSSES, "loss", loss, f"give one of {tuple(LOSSES)}")
         require(max_grad_norm is None or max_grad_norm > 0.0, "max_grad_norm", max_grad_norm, "give a number above 0")
         num_actions = check_discrete_action_space(action_space, "SoftQ")
-        self.gamma, self.ent_coef, self.max_grad_norm = gamma, ent_coef, max_grad_norm
+        self.gamma, self.ent_coef, self.loss, self.max_grad_norm = gamma, ent_coef, loss, max_grad_norm
         self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
 
         self.q = DiscreteQNetwork(observation_space, num_actions, network, "SoftQ")  # Q_θ
@@ -80,11 +83,11 @@ class SoftQ(Algorithm):
         return q.argmax(-1) if deterministic else Categorical(q / self.ent_coef).sample()
 
     def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
-        """Of J_Q = E[½ (Q_θ(s, a) − (r + γ V(s')))²]; the target is not differentiated."""
+        """Of the loss of Q_θ(s, a) − (r + γ V(s')); the target is not differentiated."""
         q = self.q(batch.obs)  # [B, A]
         q_a = of_action(q, batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
-        q_loss = half_squared_error(q_a, target, batch.weight)
+        q_loss = LOSSES[self.loss](q_a, target, batch.weight)
         gradients = gradients_of(q_loss, [self.q])
         return {
             "train/q_loss": q_loss.detach(),

@@ -86,11 +86,23 @@ def test_the_soft_value_is_between_the_maximum_and_that_plus_the_largest_entropy
         assert (value <= highest + ent_coef * math.log(2) + 1e-5).all()
 
 
-@pytest.mark.parametrize("max_grad_norm", [None, 0.3])
-def test_without_temperature_it_is_dqn(max_grad_norm):
+def test_hubers_loss_is_linear_beyond_a_difference_of_one():
+    metrics, (gradient,) = linear_soft_q(loss="huber").gradients(three_transitions())
+    # the differences, as above, are about -4.2, 6 and 0.1
+    errors = [1 - (1 + 0.5 * soft([9.5, 10], 0.5)), 3 - -3, 0.5 - (0.5 + 0.25 * soft([-4, 1], 0.5))]
+    assert errors[0] < -1 < errors[2] < 1 < errors[1]
+    losses = [-errors[0] - 0.5, errors[1] - 0.5, 0.5 * errors[2] ** 2]
+    weights = [1.0 / 3, 0.5 / 3, 2.0 / 3]
+    assert metrics["train/q_loss"].item() == approx(sum(w * loss for w, loss in zip(weights, losses, strict=True)))
+    a, b, c = (w * slope for w, slope in zip(weights, [-1.0, 1.0, errors[2]], strict=True))
+    assert flat(gradient) == approx([a * 1, b * -2 + c * 0.5, a, b + c])
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_grad_norm": 0.3}, {"loss": "huber"}])
+def test_without_temperature_it_is_dqn(settings):
     batch = three_transitions()
-    expected, (expected_gradient,) = linear_soft_q(learner=DQN, max_grad_norm=max_grad_norm).gradients(batch)
-    metrics, (gradient,) = linear_soft_q(1e-4, max_grad_norm=max_grad_norm).gradients(batch)
+    expected, (expected_gradient,) = linear_soft_q(learner=DQN, **settings).gradients(batch)
+    metrics, (gradient,) = linear_soft_q(1e-4, **settings).gradients(batch)
     for name in ("q_loss", "q_mean", "td_error"):
         torch.testing.assert_close(metrics[f"train/{name}"], expected[f"train/{name}"], rtol=1e-5, atol=1e-5)
     assert flat(gradient) == approx(flat(expected_gradient))
@@ -208,6 +220,7 @@ def test_bf16_autocast_keeps_parameters_and_losses_in_float32():
         ("gamma", -0.1), ("gamma", 1.1), ("gamma", math.nan),
         ("tau", 0.0), ("tau", 1.1), ("tau", math.nan),
         ("target_update_interval", 0),
+        ("loss", "cubic"),
         ("ent_coef", 0.0), ("ent_coef", -0.1), ("ent_coef", math.nan), ("ent_coef", math.inf),
         ("max_grad_norm", 0.0), ("max_grad_norm", -1.0), ("max_grad_norm", math.nan),
     ],
