@@ -67,6 +67,11 @@ class ObservationNormalizer(nn.Module):
         self.paths = list(vectors)
         self.moments = nn.ModuleList([RunningMoments(box.shape) for box in vectors.values()])
 
+    @property
+    def is_new(self) -> bool:
+        """Whether there are statistics to take that have not been taken yet."""
+        return any(moments.count.item() == 0 for moments in self.moments)  # type: ignore[operator]
+
     def forward(self, obs: Obs) -> Obs:
         """Observations [..., *obs_shape], normalized with the statistics so far."""
         normalized: Obs = self._map(obs, (), self._normalized)

@@ -100,6 +100,7 @@ class PolicyAndValue(nn.Module):
     ) -> None:
         super().__init__()
         self.normalizer = ObservationNormalizer(observation_space) if normalize_observations else None
+        self._is_first = False  # whether the rollout under way is the first, whose observations are taken in already
         self.return_normalizer = None if normalize_returns is None else ReturnNormalizer(normalize_returns)
         encoder = make_encoder(observation_space, learner)
         if shared_trunk and not any(True for _ in encoder.parameters()):
@@ -164,8 +165,14 @@ class PolicyAndValue(nn.Module):
         """Observations as both networks see them."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
-    def scaled(self, rollout: Rollout, gather: Gather) -> Rollout:
-        """A rollout with the rewards to learn from; they enter the running statistics first, where there are any."""
+    def prepared(self, rollout: Rollout, gather: Gather) -> Rollout:
+        """A rollout with the rewards to learn from; they enter the running statistics first, where there are any.
+
+        So do the observations of the very first, which would have to be learned from as they are otherwise.
+        """
+        self._is_first = self.normalizer is not None and self.normalizer.is_new
+        if self.normalizer is not None and self._is_first:
+            self.normalizer.update(rollout.obs, gather)
         if self.return_normalizer is None:
             return rollout
         self.return_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, gather)
@@ -174,9 +181,9 @@ class PolicyAndValue(nn.Module):
     def take_in(self, rollout: Rollout, gather: Gather) -> None:
         """Let a rollout's observations enter the running statistics; after learning from it, in which they are fixed.
 
-        So the policy that is improved is exactly the one that acted.
+        So the policy that is improved is exactly the one that acted, from the second rollout on: see `prepared`.
         """
-        if self.normalizer is not None:
+        if self.normalizer is not None and not self._is_first:
             self.normalizer.update(rollout.obs, gather)
 
 

@@ -107,7 +107,7 @@ class A2C(Algorithm):
     def minibatches(self, batch: RolloutStream) -> Iterator[Rollout]:
         """Each rollout whole, [T, N, ...]."""
         for rollout in batch:
-            yield self.networks.scaled(rollout, self.gather)
+            yield self.networks.prepared(rollout, self.gather)
             self.networks.take_in(rollout, self.gather)
 
     def gradients(self, batch: Rollout) -> tuple[Metrics, Gradients]:

@@ -176,7 +176,7 @@ class PPO(Algorithm):
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
-        rollout = self.networks.scaled(rollout, self.gather)
+        rollout = self.networks.prepared(rollout, self.gather)
         obs, action = flat_in_time(rollout.obs), rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]

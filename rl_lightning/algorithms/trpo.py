@@ -145,7 +145,7 @@ class TRPO(Algorithm):
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
-        rollout = self.networks.scaled(rollout, self.gather)
+        rollout = self.networks.prepared(rollout, self.gather)
         obs = flat_in_time(rollout.obs)
         value = self.networks.values(obs)  # [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]

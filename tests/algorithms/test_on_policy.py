@@ -21,6 +21,7 @@ from rl_lightning import (
     TRPO,
     ActorCritic,
     ReplayDataModule,
+    Rollout,
     RolloutDataModule,
     UsageError,
 )
@@ -241,6 +242,31 @@ def test_statistics_take_in_each_real_transition_once_and_are_frozen_in_evaluati
     trainer.validate(model, data, verbose=False)
     trainer.test(model, data, verbose=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_first_rollout_is_learned_from_with_its_own_statistics_and_the_next_with_those_before_it():
+    data = rollout_data(PPO, env_id="toys:Counter-v0", total_env_steps=80)
+    networks = learner_for(PPO, data, normalize_observations=True).networks
+    moments = networks.normalizer.moments[0]
+
+    def rollout(mean):
+        no, zero = torch.zeros(4, 2, dtype=torch.bool), torch.zeros(4, 2)
+        return Rollout(mean + torch.randn(4, 2, *data.observation_space.shape), zero, zero, zero, no, no)
+
+    def gather(tensor):
+        return tensor.unsqueeze(0)
+
+    first, second = rollout(100.0), rollout(-100.0)
+    networks.prepared(first, gather)
+    assert moments.count == 8
+    torch.testing.assert_close(moments.mean, first.obs.flatten(0, 1).mean(0))
+    networks.take_in(first, gather)
+    assert moments.count == 8
+    networks.prepared(second, gather)
+    assert moments.count == 8
+    networks.take_in(second, gather)
+    assert moments.count == 16
+    torch.testing.assert_close(moments.mean, torch.cat([first.obs, second.obs]).flatten(0, 1).mean(0))
 
 
 # Whole runs
