@@ -1,7 +1,9 @@
 """Gymnasium environments: making, checking, seeding and rescaling them."""
 
+import contextlib
 import difflib
 import math
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -95,6 +97,8 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         UsageError: an id that is not registered (with the nearest ones), a package that is not installed (with the
             command that installs it), or arguments that the environment refuses.
     """
+    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
+        _tell_mujocos_warnings_once()
     try:
         env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **dict(env_kwargs or {}))
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
@@ -108,6 +112,14 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
     except (TypeError, AssertionError, ValueError) as error:
         raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {one_line(error)}") from error
     return CheckedEnv(_with_learners_actions(env), index)
+
+
+def _tell_mujocos_warnings_once() -> None:
+    """Let MuJoCo warn as Python does; it prints every warning of every environment, and logs it into the folder."""
+    with contextlib.suppress(ModuleNotFoundError):  # gymnasium.make says what is missing
+        import mujoco  # type: ignore[import-untyped]
+
+        mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=1))
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

@@ -147,6 +147,14 @@ def test_arguments_that_an_environment_refuses_are_named():
         make_env("toys:Counter-v0", {"colour": "red"})
 
 
+def test_mujoco_warns_through_python_and_leaves_no_log(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="MuJoCo: compiler attribute 'settotalmass' is deprecated"):
+        make_env("HalfCheetah-v5").close()
+    assert "settotalmass" not in "".join(capfd.readouterr())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
