@@ -20,6 +20,7 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.on_policy
+	$(BIN)/python -m benchmarks.off_policy
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -6,7 +6,7 @@ wrapped with `time.perf_counter_ns` (about 0.1 µs a call); after `--warmup` ite
 loops and logger, our callbacks, the progress bar, and moving data between numpy and torch.
 
     gradients    `SAC.gradients` as compiled, with the guards that torch checks on each call
-    optimizers   `Adam.step` of the three torch optimizers, without Lightning's wrapper
+    optimizers   `FusedAdam.step` of the three optimizers
     target       the Polyak average of the target network
     environment  the environment that `gymnasium.make` returns: physics, and Gymnasium's time limit and order checks
     policy       `SAC.act` for one observation
@@ -83,7 +83,7 @@ class IterationProfiler(Callback):
         for optimizer in trainer.optimizers:
             self._wrap(optimizer, "step", "optimizers")
         self._wrap(averaging, "on_gradient_step_end", "target")
-        model._hooks = [averaging.on_gradient_step_end]  # the learner looked it up when training started
+        model.on_train_start()  # when the learner had looked them up
         self._wrap(model, "act", "policy")
         self._wrap(envs, "step", "vector env")
         for checked in envs.envs:
