@@ -153,6 +153,8 @@ def test_steps_are_counted_and_callbacks_that_want_to_know_of_them_are_asked(lis
     trainer = make_trainer(callbacks=[Listener()] if listens else [])
     fit(model, data, trainer)
     assert trainer.global_step == 3 * model.gradient_steps > 0
+    begun = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.ready
+    assert begun == trainer.global_step
     assert Listener.asked == (trainer.global_step if listens else 0)
 
 
