@@ -11,7 +11,6 @@ Each with the same settings on both sides, one environment:
 from functools import partial
 from typing import NamedTuple
 
-from lightning.pytorch import LightningModule
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
@@ -20,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
 from rl_lightning import DQN, MLP, TD3, ReplayDataModule, SACv2
+from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.optim import FusedAdam
 
 
@@ -45,8 +45,8 @@ TASKS = {
 LEARNING_STARTS = 1_000
 
 
-def run_ours(name: str) -> Marks:
-    """Train ours."""
+def make_ours(name: str, compile: bool = True) -> tuple[Algorithm, ReplayDataModule]:
+    """Our learner and its data."""
     task = TASKS[name]
     data = ReplayDataModule(
         task.env_id,
@@ -63,19 +63,25 @@ def run_ours(name: str) -> Marks:
     network = partial(MLP, hidden_sizes=task.hidden_sizes)
     if task.env_id == "CartPole-v1":
         optimizer = partial(FusedAdam, lr=2.3e-3)
-        model: LightningModule = DQN(
+        model: Algorithm = DQN(
             *spaces,
             loss="huber",
             max_grad_norm=10.0,
             target_update_interval=128,
             network=network,
             q_optimizer=optimizer,
+            compile=compile,
         )
     elif name == "td3-halfcheetah":
-        model = TD3(*spaces, network=network)
+        model = TD3(*spaces, network=network, compile=compile)
     else:
-        model = SACv2(*spaces, network=network)
-    return fit(model, data)
+        model = SACv2(*spaces, network=network, compile=compile)
+    return model, data
+
+
+def run_ours(name: str) -> Marks:
+    """Train ours."""
+    return fit(*make_ours(name))
 
 
 def run_sb3(name: str) -> Marks:

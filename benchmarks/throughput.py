@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ class SB3Clock(BaseCallback):
         return True
 
 
-def fit(model: LightningModule, data: LightningDataModule) -> Marks:
+def fit(model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback] = ()) -> Marks:
     """Train ours, without evaluation, and keep nothing."""
     clock = LightningClock()
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def fit(model: LightningModule, data: LightningDataModule) -> Marks:
             max_epochs=-1,
             limit_val_batches=0,
             logger=CSVLogger(folder),
-            callbacks=[EnvStepsProgressBar(), clock],
+            callbacks=[EnvStepsProgressBar(), clock, *callbacks],
             default_root_dir=folder,
         ).fit(model, data)
     return clock.marks

@@ -30,6 +30,10 @@ def _worth_watching(guards: Sequence[Any]) -> list[bool]:
     ]
 
 
+# kernels called from C++: from Python, the calls take a sixth of a small network's gradients; not tried on a GPU
+_OPTIONS: dict[str, Any] = {"guard_filter_fn": _worth_watching, "cpp_wrapper": not torch.cuda.is_available()}
+
+
 def _copy(function: Callable[..., R]) -> Callable[..., R]:
     """The function with a code object of its own, by which torch keeps graphs.
 
@@ -52,7 +56,7 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
     own = _copy(function)
-    compiled = torch.compile(own, fullgraph=True, dynamic=False, options={"guard_filter_fn": _worth_watching})
+    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=_OPTIONS)
     # patched here and not globally: other people's compiled code keeps its own setting
     tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
     failed = False

@@ -11,8 +11,11 @@ from rl_lightning.schedules import Schedule, check_schedule, scheduled
 
 def epsilon_greedy(q: Tensor, epsilon: float) -> Tensor:
     """argmax_a Q(s, a), or with probability ε any action. [B, A] to [B] int64."""
-    greedy, uniform = q.argmax(-1), torch.randint_like(q[:, 0], q.shape[1]).long()  # [B], [B]
-    return torch.where(torch.rand_like(q[:, 0]) < epsilon, uniform, greedy)
+    greedy = q.argmax(-1)  # [B]
+    explores = q.new_empty(len(q)).uniform_() < epsilon  # [B]
+    if not explores.any():
+        return greedy
+    return torch.where(explores, torch.randint_like(greedy, q.shape[1]), greedy)
 
 
 class ActionNoise:

@@ -29,13 +29,12 @@ class Field(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class _Place(NamedTuple):
-    """Of a field in a packed row, counted in entries of its dtype."""
+class _Columns(NamedTuple):
+    """Where the fields of one dtype lie in a packed row, counted in entries of it."""
 
     dtype: torch.dtype
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
+    widths: list[int]  # of what is before them, of each, and of what is after them
+    fields: list[tuple[str, tuple[int, ...]]]  # name and shape of each
 
 
 class Layout:
@@ -49,29 +48,33 @@ class Layout:
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        places: dict[str, _Place] = {}
-        end = 0
+        by_dtype: dict[torch.dtype, list[tuple[str, Field]]] = {}
         # the larger dtypes first, so that no field needs bytes to be aligned
         for name, field in sorted(leaves(fields), key=lambda leaf: -leaf[1].dtype.itemsize):
-            strides = torch.empty(field.shape, device="meta").stride()
-            places[name] = _Place(field.dtype, field.shape, strides, end // field.dtype.itemsize)
-            end += field.nbytes
-        self.row_bytes = -(-end // ALIGNMENT) * ALIGNMENT
+            by_dtype.setdefault(field.dtype, []).append((name, field))
+        row_bytes = sum(field.nbytes for _, field in leaves(fields))
+        self.row_bytes = -(-row_bytes // ALIGNMENT) * ALIGNMENT
+        self._columns, start = [], 0
+        for dtype, own in by_dtype.items():
+            end = start + sum(field.nbytes for _, field in own)
+            widths = [start, *(field.nbytes for _, field in own), self.row_bytes - end]
+            shapes = [(name, field.shape) for name, field in own]
+            self._columns.append(_Columns(dtype, [width // dtype.itemsize for width in widths], shapes))
+            start = end
         in_order = leaves(fields)  # as `map_obs` walks
-        self._places = map_obs(lambda _: places[next(in_order)[0]], fields)
-        self._dtypes = {place.dtype for place in places.values()}
+        self._names = map_obs(lambda _: next(in_order)[0], fields)
 
     def views(self, memory: Tensor) -> Any:
         """The fields of packed rows: [*, row_bytes] uint8 to views [*, ...] of it, nested as the fields are."""
-        rows = {dtype: memory.view(dtype) for dtype in self._dtypes}
-        lead = memory.shape[:-1]
-
-        def view(place: _Place) -> Tensor:
-            row = rows[place.dtype]
-            start = row.storage_offset() + place.offset
-            return row.as_strided(lead + place.shape, row.stride()[:-1] + place.strides, start)  # the cheapest view
-
-        return map_obs(view, self._places)
+        views = {}
+        for dtype, widths, fields in self._columns:
+            _, *parts, _ = memory.view(dtype).split_with_sizes(widths, -1)
+            for (name, shape), part in zip(fields, parts, strict=True):
+                if len(shape) == 1:
+                    views[name] = part
+                else:
+                    views[name] = part.view(part.shape[:-1] + shape) if shape else part.squeeze(-1)
+        return map_obs(views.__getitem__, self._names)
 
     def staging(self, rows: int) -> tuple[Tensor, Any]:
         """Rows to be filled before they are copied: the bytes, and the fields as NumPy views of them."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl_lightning.types import Transition, map_obs, to_device
+from rl_lightning.types import Transition, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rl_lightning.data.datamodules import ReplayDataModule
 
@@ -41,10 +41,9 @@ class ReplayStream:
             data.collect_fresh()
             beta = data.beta if self.prioritized else 1.0
             batch, index = data.buffer.sample(data.updates, data.batch_size, data.gamma, beta)
-            batch = Transition(*(to_device(field, self.device) for field in batch))
-            for update in range(data.updates):
-                self._yielded = index[update]
-                yield _at(batch, update)
+            fields = (_unbound(to_device(field, self.device)) for field in batch)
+            for self._yielded, *minibatch in zip(index, *fields, strict=True):
+                yield Transition(*minibatch)
 
     def learned(self, td_error: Tensor) -> None:
         """Give the transitions of the latest minibatch the priorities of their TD errors, [batch_size]."""
@@ -71,8 +70,10 @@ class ReplayLoader:
             yield ReplayStream(self.data)
 
 
-def _at(batch: Transition, update: int) -> Transition:
-    def one(field: Any) -> Any:
-        return field[update]
-
-    return Transition(*(map_obs(one, field) for field in batch))
+def _unbound(field: Any) -> Iterable[Any]:
+    """A tensor's rows, or for a dict of tensors dicts of their rows."""
+    if isinstance(field, dict):
+        entries = zip(*(_unbound(part) for part in field.values()), strict=True)
+        return (dict(zip(field, row, strict=True)) for row in entries)
+    rows: tuple[Tensor, ...] = field.unbind()
+    return rows
