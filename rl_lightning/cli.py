@@ -1,5 +1,6 @@
 """The command line: LightningCLI with every space linked from data to model, and a folder of its own for every run."""
 
+import inspect
 import logging
 import math
 import netrc
@@ -29,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rl_lightning.algorithms.module import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import load_checkpoint, local_file, signature
+from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 from rl_lightning.parser import OneLineErrorParser, config_files_first
 
@@ -47,8 +49,8 @@ DEFAULTS = {
 
 USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
 SETTINGS = (
-    " Every key of the config is a flag too, and flags win over files. For the settings of one algorithm or datamodule "
-    "give --model.help SAC or --data.help ReplayDataModule."
+    " Every key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
+    "algorithm and datamodule; --model.help SAC and --data.help ReplayDataModule say what they mean."
 )
 DESCRIPTIONS = {
     "fit": "Train, then evaluate the final policy. Makes a folder for the run, with its config, metrics, checkpoints "
@@ -103,6 +105,12 @@ class RLCLI(LightningCLI):
         parser.set_defaults(DEFAULTS)
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
+        learners = sorted(Algorithm.__subclasses__(), key=lambda learner: learner.__name__)
+        for learner in learners:
+            parser.add_argument_group(f"{learner.__name__}, --model.KEY", _settings_of(learner))
+        for data in EnvironmentDataModule.__subclasses__():
+            its = ", ".join(learner.__name__ for learner in learners if learner.learns_from is data)
+            parser.add_argument_group(f"{data.__name__} (for {its}), --data.KEY", _settings_of(data))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let what a checkpoint remembers override flags."""
@@ -194,6 +202,11 @@ class RLCLI(LightningCLI):
         path = self.run_dir / "episodes.pt"
         torch.save(episodes, path)
         print(f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})")
+
+
+def _settings_of(owner: type) -> str:
+    """Names of the settings of a learner or DataModule; the spaces come from the data."""
+    return ", ".join(name for name in inspect.signature(owner).parameters if not name.endswith("_space"))
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -37,6 +37,22 @@ QUICK = [
 ]
 
 
+def test_help_lists_under_each_learner_and_datamodule_the_settings_that_the_configs_give_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    sections = capsys.readouterr().out.split("\n\n")
+    listed = {
+        section.split(maxsplit=1)[0].rstrip(","): section.split("KEY:")[1].replace(",", " ").split()
+        for section in sections
+        if "--model.KEY:" in section or "--data.KEY:" in section
+    }
+    for path in CONFIGS:
+        config = yaml.safe_load(path.read_text())
+        for part in (config["model"], config["data"]):
+            assert sorted(part["init_args"]) == sorted(listed[part["class_path"].split(".")[-1]])
+    assert any(section.startswith("ReplayDataModule (for DDPG, DQN,") for section in sections)
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One real run in a process of its own: its folder and what it printed."""
