@@ -7,7 +7,11 @@ Sampling: the time of `ReplayBuffer.sample` for one batch of 256 from two buffer
 and one with all of its transitions stored, in alternating blocks. It is taken twice: `tight`, where sampling is all
 that happens, and `training`, where the compiled gradients of a SAC update run before each sample, so that the
 processor's caches hold what they hold in training. From the second follows the share of sampling in an update; its
-share in a whole iteration is a row of `benchmarks.profile_iteration`.
+share in a whole environment step is a row of `benchmarks.profile_off_policy`.
+
+Prioritized: what drawing by priority, giving new ones and adding with one take more than the uniform counterparts, both
+buffers full, with the compiled gradients of a TD3 update in between. Beside it the time of those gradients alone, which
+is less than that of a whole step of TD3.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import gymnasium as gym
@@ -23,10 +28,10 @@ import torch
 
 from benchmarks.halfcheetah import BATCH_SIZE, ENV_ID
 from benchmarks.report import describe_machine, markdown_table, publish, run_fresh, summarize
-from rl_lightning import SAC, ReplayBuffer, Transition, make_env
+from rl_lightning import SAC, TD3, ReplayBuffer, Transition, make_env
 from rl_lightning.compilation import compiled_or_eager
 
-GAMMA = 0.99
+GAMMA, ALPHA, BETA = 0.99, 0.6, 0.4
 BLOCK = 20  # samples from one buffer before the other's turn
 
 
@@ -42,12 +47,14 @@ def resident_bytes() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Rss:"))
 
 
-def fill(buffer: ReplayBuffer, transitions: int, env: gym.Env[Any, Any]) -> None:
-    """Add that many transitions, each as the environment gives them: float64 observations, one environment."""
+def fill(buffer: ReplayBuffer, transitions: int, env: gym.Env[Any, Any]) -> float:
+    """Add that many transitions, each as the environment gives them: float64 observations. Returns µs for each."""
     obs, action = env.observation_space.sample()[None], env.action_space.sample()[None]
     reward, terminated = np.ones(1), np.zeros(1, dtype=bool)
+    start = time.perf_counter()
     for _ in range(transitions):
         buffer.add(obs, action, reward, obs, terminated, terminated)
+    return (time.perf_counter() - start) / transitions * 1e6
 
 
 def sampling_microseconds(
@@ -67,6 +74,30 @@ def sampling_microseconds(
     return times
 
 
+def prioritized_microseconds(
+    uniform: ReplayBuffer, prioritized: ReplayBuffer, rounds: int, td3: TD3
+) -> dict[str, list[float]]:
+    """Times of sampling a batch from each buffer, priorities given back included, and of TD3's gradients in between."""
+    gradients = compiled_or_eager(td3.gradients)
+    names = {"uniform": uniform, "prioritized": prioritized}
+    times: dict[str, list[float]] = {name: [] for name in (*names, "td3_gradients")}
+    for step in range(2 * rounds * BLOCK):
+        td3.policy_is_due = step % 4 < 2  # for every second batch of each buffer
+        name = ("uniform", "prioritized")[step % 2]
+        start = time.perf_counter_ns()
+        batch, index = names[name].sample(1, BATCH_SIZE, GAMMA, BETA)
+        sampled = time.perf_counter_ns()
+        metrics, _ = gradients(Transition(*(field[0] for field in batch)))
+        learned = time.perf_counter_ns()
+        if name == "prioritized":
+            prioritized.update_priorities(index[0], metrics["train/td_error"])
+        end = time.perf_counter_ns()
+        if step >= 2 * BLOCK:  # the first compile
+            times[name].append((sampled - start + end - learned) / 1e3)
+            times["td3_gradients"].append((learned - sampled) / 1e3)
+    return times
+
+
 def measure(transitions: int, few_transitions: int, rounds: int) -> dict[str, Any]:
     """Fill, sample and time in this process; returns numbers by name."""
     env = make_env(ENV_ID)
@@ -79,9 +110,7 @@ def measure(transitions: int, few_transitions: int, rounds: int) -> dict[str, An
 
     resident = resident_bytes()
     full = ReplayBuffer(transitions, 1, *spaces)
-    start = time.perf_counter()
-    fill(full, transitions, env)
-    add_microseconds = (time.perf_counter() - start) / transitions * 1e6
+    add_microseconds = fill(full, transitions, env)
     growth = resident_bytes() - resident
 
     few = ReplayBuffer(transitions, 1, *spaces)
@@ -98,7 +127,11 @@ def measure(transitions: int, few_transitions: int, rounds: int) -> dict[str, An
     sampling_microseconds(few, full, 1, update)  # compiles
     gradient_times.clear()
     training = sampling_microseconds(few, full, rounds, update)
+    prioritized = ReplayBuffer(transitions, 1, *spaces, priority_alpha=ALPHA)
+    add_prioritized_microseconds = fill(prioritized, transitions, env)
     return {
+        **prioritized_microseconds(full, prioritized, rounds, TD3(*spaces)),
+        "add_prioritized_microseconds": add_prioritized_microseconds,
         "raw_bytes": raw_bytes(transitions, *spaces),
         "growth": growth,
         "add_microseconds": add_microseconds,
@@ -117,6 +150,10 @@ def report(result: dict[str, Any], transitions: int, few: int, threads: int) -> 
         rows.append((context, low, high, f"{high.median / low.median:.2f}"))
     sample = summarize(result["training"]["full"]).median
     gradients = summarize(result["gradients"]).median
+    uniform, prioritized = summarize(result["uniform"]), summarize(result["prioritized"])
+    adding = result["add_microseconds"], result["add_prioritized_microseconds"]
+    more = prioritized.median - uniform.median + adding[1] - adding[0]
+    td3 = fmean(result["td3_gradients"])
     return "\n\n".join(
         [
             f"# The replay buffer with {transitions:,} transitions of {ENV_ID}",
@@ -129,6 +166,11 @@ def report(result: dict[str, Any], transitions: int, few: int, threads: int) -> 
             markdown_table(["", f"{few:,} stored", f"{transitions:,} stored", "ratio of medians"], rows),
             f"In training, sampling from the full buffer is {sample / (sample + gradients):.1%} of sampling and "
             f"compiled gradients together (gradients: {gradients:.0f} µs).",
+            "µs to sample a batch and give its priorities back, and to add a transition:",
+            markdown_table(
+                ["", "sample", "add"], [("uniform", uniform, adding[0]), ("prioritized", prioritized, adding[1])]
+            ),
+            f"Prioritized replay adds {more:.0f} µs, {more / td3:.1%} of the compiled gradients of TD3 ({td3:.0f} µs).",
         ]
     )
 

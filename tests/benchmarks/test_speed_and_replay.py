@@ -1,3 +1,5 @@
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,8 +7,9 @@ import pytest
 pytest.importorskip("stable_baselines3")
 
 from benchmarks.halfcheetah import window_rates
-from benchmarks.replay import raw_bytes
+from benchmarks.replay import BLOCK, fill, prioritized_microseconds, raw_bytes
 from benchmarks.speed import Pair, report
+from rl_lightning import MLP, TD3, ReplayBuffer, make_env
 
 
 def test_window_rates_count_steps_per_second_between_the_windows_ends():
@@ -31,3 +34,21 @@ def test_speed_report_gives_each_pair_and_the_median_ratio():
 def test_raw_bytes_of_a_halfcheetah_transition_are_165():
     obs, action = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64), gym.spaces.Box(-1, 1, (6,), np.float32)
     assert raw_bytes(1, obs, action) == 4 * (17 + 6 + 1 + 17) + 1 == 165
+
+
+def test_prioritized_replay_is_timed_in_turn_with_uniform_and_gets_priorities_back(monkeypatch):
+    monkeypatch.setattr("benchmarks.replay.BATCH_SIZE", 8)
+    monkeypatch.setattr("benchmarks.replay.compiled_or_eager", lambda gradients: gradients)
+    env = make_env("Pendulum-v1")
+    spaces = env.observation_space, env.action_space
+    uniform, prioritized = (ReplayBuffer(32, 1, *spaces, priority_alpha=alpha) for alpha in (0.0, 0.6))
+    for buffer in (uniform, prioritized):
+        assert fill(buffer, 32, env) > 0
+    td3 = TD3(*spaces, network=partial(MLP, hidden_sizes=(4,)), compile=False)
+    times = prioritized_microseconds(uniform, prioritized, 2, td3)
+    assert {name: len(taken) for name, taken in times.items()} == {
+        "uniform": BLOCK,
+        "prioritized": BLOCK,
+        "td3_gradients": 2 * BLOCK,
+    }
+    assert len(np.unique(prioritized.state_dict()["priorities"]["powers"].numpy())) > 1
