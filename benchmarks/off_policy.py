@@ -1,16 +1,18 @@
-"""Environment steps per second of DQN, TD3 and SAC: ours under Lightning's Trainer against Stable-Baselines3's.
+"""Environment steps per second of DQN, DDPG, TD3 and SAC: ours under Lightning's Trainer against Stable-Baselines3's.
 
 Each with the same settings on both sides, one environment:
 
 - dqn-cartpole: one gradient step for each environment step, 64x64, batch 64.
 - dqn-cartpole-zoo: the RL Zoo's settings: 128 gradient steps after each 256 environment steps, 256x256, batch 64.
 - td3-halfcheetah: one gradient step for each environment step, 256x256, batch 256; the policy's every second one.
+- ddpg-halfcheetah: the same, with one Q and a policy that steps as often.
 - sac-halfcheetah: the same, without V and with a learned temperature, which is Stable-Baselines3's SAC.
 """
 
 from functools import partial
 from typing import NamedTuple
 
+from stable_baselines3 import DDPG as SB3DDPG
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
@@ -18,7 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
-from rl_lightning import DQN, MLP, TD3, ReplayDataModule, SACv2
+from rl_lightning import DDPG, DQN, MLP, TD3, ReplayDataModule, SACv2
 from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.optim import FusedAdam
 
@@ -40,6 +42,7 @@ TASKS = {
     "dqn-cartpole": Task("CartPole-v1", (64, 64), 64, 1, 1.0, 250, 2_000, 8_000),
     "dqn-cartpole-zoo": Task("CartPole-v1", (256, 256), 64, 256, 0.5, 256, 2_048, 8_192),
     "td3-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
+    "ddpg-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
     "sac-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
 }
 LEARNING_STARTS = 1_000
@@ -72,10 +75,9 @@ def make_ours(name: str, compile: bool = True) -> tuple[Algorithm, ReplayDataMod
             q_optimizer=optimizer,
             compile=compile,
         )
-    elif name == "td3-halfcheetah":
-        model = TD3(*spaces, network=network, compile=compile)
     else:
-        model = SACv2(*spaces, network=network, compile=compile)
+        learners: dict[str, type[DDPG | TD3 | SACv2]] = {"ddpg": DDPG, "td3": TD3, "sac": SACv2}
+        model = learners[name.split("-")[0]](*spaces, network=network, compile=compile)
     return model, data
 
 
@@ -88,7 +90,7 @@ def run_sb3(name: str) -> Marks:
     """Train Stable-Baselines3's at the same settings."""
     task = TASKS[name]
     make = partial(
-        {"dqn": SB3DQN, "td3": SB3TD3, "sac": SB3SAC}[name.split("-")[0]],
+        {"dqn": SB3DQN, "ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}[name.split("-")[0]],
         "MlpPolicy",
         task.env_id,
         batch_size=task.batch_size,
@@ -109,7 +111,7 @@ def run_sb3(name: str) -> Marks:
 if __name__ == "__main__":
     compare(
         "benchmarks.off_policy",
-        "DQN, TD3 and SAC",
+        "DQN, DDPG, TD3 and SAC",
         f"{__doc__}\n{throughput.__doc__}",
         {name: task.warmup for name, task in TASKS.items()},
         {"ours": run_ours, "sb3": run_sb3},
