@@ -75,7 +75,8 @@ PEERS = {
         gamma=0.9,
     ),
     "sac_v2/halfcheetah": Peer(
-        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
+        # one rate for all, as our config had it first; its defaults are the rest
+        partial(SAC, learning_rate=3e-4, learning_starts=5_000),
         "HalfCheetah-v5",
         num_envs=1,
         total_env_steps=100_000,
