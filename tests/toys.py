@@ -302,7 +302,7 @@ LINEAR = partial(MLP, hidden_sizes=())
 
 tiny_sac = partial(SAC, network=TINY, compile=False)
 counter_data = partial(
-    ReplayDataModule, "toys:Counter-v0", learning_starts=12, total_env_steps=120, batch_size=8, buffer_size=1000
+    ReplayDataModule, env_id="toys:Counter-v0", learning_starts=12, total_env_steps=120, batch_size=8, buffer_size=1000
 )
 noise_data = partial(
     ReplayDataModule,

@@ -92,6 +92,27 @@ def test_minibatches_follow_each_other_as_they_were_drawn():
                 assert torch.equal(one, all_of_them[update])
 
 
+def test_rows_of_nested_dicts_stay_with_the_rest_of_their_minibatch():
+    data = replay(env_id="toys:DictCounter-v0", replay_ratio=3, learning_starts=1)
+    zeros, none = np.zeros((1, 2)), np.zeros(1, bool)
+
+    def collect(enough):
+        while not enough():
+            t = np.array([data.buffer.steps])
+            obs = {"inner": {"vector": np.stack([t, t], axis=1).astype(float)}, "t": t % 8 + 3}
+            data.store(Step(obs, zeros, t.astype(float), obs, none, none))
+            data.trainer.lightning_module.env_steps += 1
+
+    data.collect = collect
+    for _ in range(4):
+        minibatches = list(ReplayStream(data))
+        assert len(minibatches) == 3
+        for minibatch in minibatches:
+            assert torch.equal(minibatch.obs["inner"]["vector"][:, 0], minibatch.reward)
+            assert torch.equal(minibatch.next_obs["t"], minibatch.reward.long() % 8 + 3)
+    assert len({tuple(minibatch.reward.tolist()) for minibatch in minibatches}) == 3
+
+
 def test_the_learners_gamma_is_read_each_time():
     data = replay(gamma=0.5, n_step=2, train_freq=4)
     stream = ReplayStream(data)
