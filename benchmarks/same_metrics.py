@@ -1,4 +1,4 @@
-"""Whether a change leaves learning as it is: every shipped config for a small budget, then `metrics.csv` digit by digit.
+"""Whether a change leaves learning as it is: every shipped config for a small budget, `metrics.csv` digit by digit.
 
     python -m benchmarks.same_metrics record BEFORE --checkout OTHER_CHECKOUT
     python -m benchmarks.same_metrics record AFTER
@@ -7,8 +7,8 @@
 `record` runs the configs of a checkout with that checkout's own code, one torch thread, and keeps each run's metrics as
 OUTPUT/ALGORITHM-TASK.csv. Networks, optimizers, noise and compilation are the shipped ones; only the run is shortened.
 Learning-rate schedules are all replaced by one that counts gradient steps, since a schedule over the run depends on its
-length. `compare` ignores `time/`, names each column and row that differs, and exits with 1 if any does. Both sides must be
-recorded on one machine: another processor rounds in another order.
+length. `compare` ignores `time/`, names each column and row that differs, and exits with 1 if any does. Both sides must
+be recorded on one machine: another processor rounds in another order.
 """
 
 import argparse

@@ -15,7 +15,7 @@ Closure = Callable[[], Any] | None
 
 
 class FusedAdam(Adam):
-    """`torch.optim.Adam(fused=True)`, the same kernel.
+    """`torch.optim.Adam(fused=True)`, the same kernel; without amsgrad and the other settings that are not named here.
 
     Args:
         params: parameters, or groups of them.
@@ -28,6 +28,8 @@ class FusedAdam(Adam):
         ValueError: a value out of range.
     """
 
+    IMPLEMENTED = ("lr", "betas", "eps", "weight_decay")
+
     def __init__(
         self,
         params: ParamsT,
@@ -37,6 +39,25 @@ class FusedAdam(Adam):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own.
+
+        Raises:
+            ValueError: a setting that the step would ignore.
+        """
+        _refuse_ignored(self, param_group)
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, of `torch.optim.Adam` too.
+
+        Raises:
+            ValueError: a group with a setting that the step would ignore.
+        """
+        for group in state_dict["param_groups"]:
+            _refuse_ignored(self, group)
+        super().load_state_dict(state_dict)
 
     def step(self, closure: Closure = None) -> Any:
         """Move every parameter that has a gradient; returns what `closure` does."""
@@ -58,14 +79,51 @@ class ForeachRMSprop(RMSprop):
         ValueError: a value out of range.
     """
 
+    IMPLEMENTED = ("lr", "alpha", "eps")
+
     def __init__(self, params: ParamsT, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__(params, lr, alpha, eps, foreach=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own.
+
+        Raises:
+            ValueError: a setting that the step would ignore.
+        """
+        _refuse_ignored(self, param_group)
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, of `torch.optim.RMSprop` too.
+
+        Raises:
+            ValueError: a group with a setting that the step would ignore.
+        """
+        for group in state_dict["param_groups"]:
+            _refuse_ignored(self, group)
+        super().load_state_dict(state_dict)
 
     def step(self, closure: Closure = None) -> Any:
         """Move every parameter that has a gradient; returns what `closure` does."""
         return _step(self, _rmsprop, closure)
 
     step.hooked = True  # type: ignore[attr-defined]
+
+
+NO_SETTINGS = ("params", "param_names", "foreach", "fused")  # of a group
+OF_SCHEDULERS = ("initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum")  # notes that they leave in a group
+
+
+def _refuse_ignored(optimizer: "FusedAdam | ForeachRMSprop", group: dict[str, Any]) -> None:
+    """Refuse a group of parameters with a setting that `step` does not look at."""
+    name = type(optimizer).__name__
+    for key, value in group.items():
+        known = key in (*optimizer.IMPLEMENTED, *NO_SETTINGS, *OF_SCHEDULERS)
+        if not known and not (key in optimizer.defaults and value == optimizer.defaults[key]):
+            raise ValueError(
+                f"{name} ignores {key}={value!r} of a group of parameters: its settings are "
+                f"{', '.join(optimizer.IMPLEMENTED)}; take an optimizer of torch.optim for others"
+            )
 
 
 Update = Callable[[list[Tensor], list[Tensor], list[dict[str, Tensor]], dict[str, Any]], None]

@@ -144,3 +144,45 @@ def test_hooks_are_called_and_the_closures_value_comes_back(make):
 def test_a_negative_learning_rate_is_refused(make):
     with pytest.raises(ValueError, match="Invalid learning rate"):
         make(network().parameters(), lr=-1.0)
+
+
+IGNORED = [
+    (FusedAdam, "amsgrad", True),
+    (FusedAdam, "maximize", True),
+    (FusedAdam, "decoupled_weight_decay", True),
+    (FusedAdam, "learning_rate", 0.1),
+    (ForeachRMSprop, "momentum", 0.9),
+    (ForeachRMSprop, "centered", True),
+    (ForeachRMSprop, "weight_decay", 0.1),
+    (ForeachRMSprop, "maximize", True),
+]
+
+
+@pytest.mark.parametrize(("ours", "key", "value"), IGNORED)
+def test_a_setting_of_a_group_that_the_step_would_ignore_is_refused(ours, key, value):
+    first, last = network()[0], network()[2]
+    with pytest.raises(ValueError, match=rf"{ours.__name__} ignores {key}={value!r}.*torch\.optim"):
+        ours([{"params": first.parameters()}, {"params": last.parameters(), key: value}])
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs", "setting"), [(FusedAdam, Adam, "amsgrad"), (ForeachRMSprop, RMSprop, "centered")]
+)
+def test_a_state_with_a_setting_that_the_step_would_ignore_is_refused(ours, torchs, setting):
+    state = torchs(network().parameters(), **{setting: True}).state_dict()
+    with pytest.raises(ValueError, match=f"ignores {setting}=True"):
+        ours(network().parameters()).load_state_dict(state)
+
+
+def test_a_group_may_have_its_own_weight_decay_betas_and_eps():
+    mine, theirs = network(), network()
+    for net, optimizer in ((mine, FusedAdam), (theirs, partial(Adam, fused=True))):
+        groups = [
+            {"params": [net[0].weight, net[2].weight], "weight_decay": 0.3, "betas": (0.5, 0.6)},
+            {"params": [net[0].bias, net[2].bias], "eps": 0.1, "lr": 0.2},
+        ]
+        made = optimizer(groups)
+        for step in range(3):
+            give_gradients(net, seed=step)
+            made.step()
+    assert_equal(mine, theirs)

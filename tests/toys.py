@@ -282,7 +282,30 @@ class ChoicesEnv(gym.Env):
         return np.zeros(1, np.float32), 0.0, False, False, {}
 
 
+class ImagesEnv(gym.Env):
+    """Random images of 36 x 36, the same ones whether their channels come last or first. Five steps."""
+
+    def __init__(self, channels_last: bool = True, channels: int = 3, actions: Literal["discrete", "box"] = "discrete"):
+        self.shape = (36, 36, channels)
+        self.axes = (0, 1, 2) if channels_last else (2, 0, 1)
+        self.observation_space = Box(0, 255, tuple(self.shape[axis] for axis in self.axes), np.uint8)
+        self.action_space = Discrete(3) if actions == "discrete" else Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._obs(), float(self.np_random.normal()), False, self.t == 5, {}
+
+    def _obs(self):
+        return self.np_random.integers(0, 256, self.shape, np.uint8).transpose(self.axes)
+
+
 for name, entry_point in (
+    ("Images-v0", ImagesEnv),
     ("Spaces-v0", SpacesEnv),
     ("Bandit-v0", BanditEnv),
     ("Counter-v0", CounterEnv),

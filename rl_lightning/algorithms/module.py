@@ -193,7 +193,7 @@ class Algorithm(LightningModule):
             if own is None:
                 continue
             for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
-                parameter.grad = gradient
+                parameter.grad = laid_out_like(parameter, gradient)
             step()
             if scheduler is not None:
                 scheduler.step()
@@ -309,6 +309,17 @@ def gradients_of(loss: Tensor, owners: Sequence[nn.Module]) -> list[tuple[Tensor
     flat = torch.autograd.grad(loss, [parameter for own in parameters for parameter in own])
     ends = [sum(len(own) for own in parameters[: i + 1]) for i in range(len(parameters))]
     return [tuple(flat[end - len(own) : end]) for own, end in zip(parameters, ends, strict=True)]
+
+
+def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with its entries in memory as the parameter's are; a copy where they are not yet.
+
+    `torch.autograd.grad` gives them as the backward pass has made them: channels last, transposed, or one entry for
+    many. Fused kernels read parameter and gradient side by side and look at no strides.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def configured(
