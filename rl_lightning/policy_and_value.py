@@ -75,7 +75,7 @@ class PolicyAndValue(nn.Module):
         state_dependent_std: of a Gaussian policy.
         log_std_init: where log σ starts, if it is the same for all states.
         shared_trunk: one encoder for both.
-        normalize_observations: with running statistics.
+        normalize_observations: real-valued ones that are no images, with running statistics.
         normalize_returns: with the discount γ given, rewards are scaled by the returns' running deviation.
 
     Attributes:
@@ -83,7 +83,8 @@ class PolicyAndValue(nn.Module):
         value: encoder and head of V_θ; the head alone with a shared trunk.
 
     Raises:
-        UsageError: spaces that it cannot handle, and a shared trunk where the encoder has nothing to share.
+        UsageError: spaces that it cannot handle, a shared trunk where the encoder has nothing to share, and
+            normalized observations where there are none to normalize.
     """
 
     def __init__(
@@ -107,6 +108,11 @@ class PolicyAndValue(nn.Module):
             raise UsageError(
                 f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
                 "have an encoder to share; leave it out"
+            )
+        if self.normalizer is not None and not self.normalizer.moments:
+            raise UsageError(
+                f"normalize_observations=True is not allowed with observation space {one_line(observation_space)}: "
+                "only real-valued Boxes that are no images are normalized; leave it out"
             )
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from torch import nn
 from toys import LINEAR, TINY
 
-from rl_lightning import UsageError
+from rl_lightning import PPO, UsageError
 from rl_lightning.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
 from rl_lightning.encoders import NatureCNN, make_encoder
 from rl_lightning.functional import squashed_gaussian_log_prob
@@ -325,6 +325,26 @@ def test_a_shared_trunk_is_refused_where_there_is_none_to_share(space):
         UsageError, match=r"^shared_trunk=True is not allowed with observation space .*images"
     ) as caught:
         PolicyAndValue(space, Discrete(2), TINY, "Learner", shared_trunk=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        HWC,
+        Box(0, 1, (36, 40, 3), np.float32),
+        Discrete(4),
+        MultiBinary(3),
+        Box(0, 255, (4, 4), np.uint8),
+        Dict({"image": CHW, "inner": Dict({"choice": Discrete(2)})}),
+    ],
+    ids=["image", "real image", "Discrete", "MultiBinary", "bytes", "Dict"],
+)
+def test_normalizing_observations_is_refused_where_there_are_none_to_normalize(space):
+    with pytest.raises(
+        UsageError, match=r"^normalize_observations=True is not allowed with observation space .*; leave it out$"
+    ) as caught:
+        PPO(space, Discrete(2), network=TINY, normalize_observations=True, compile=False)
     assert "\n" not in str(caught.value)
 
 
