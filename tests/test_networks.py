@@ -1,3 +1,4 @@
+import warnings
 from functools import partial
 
 import numpy as np
@@ -406,6 +407,29 @@ def test_a_users_own_body_keeps_its_initialization_and_our_encoder_before_it_doe
 def test_the_two_encoders_of_separate_networks_start_apart():
     networks = PolicyAndValue(HWC, Discrete(3), TINY, "Learner")
     assert not torch.equal(networks.policy[0].layers[0].weight, networks.value[0].layers[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("layers", "named"),
+    [
+        (lambda: [nn.Dropout(0.1)], "Dropout"),
+        (lambda: [nn.BatchNorm1d(6)], "BatchNorm1d"),
+        (lambda: [nn.AlphaDropout(0.1), nn.BatchNorm1d(6), nn.AlphaDropout(0.1)], "AlphaDropout, BatchNorm1d"),
+    ],
+)
+def test_a_policy_with_modules_that_eval_mode_makes_idle_is_warned_of_once(layers, named):
+    network = lambda inputs, outputs: nn.Sequential(nn.Linear(inputs, 6), *layers(), nn.Linear(6, outputs))  # noqa: E731
+    with pytest.warns(UserWarning, match=rf"^network has {named}, ") as caught:
+        PolicyAndValue(VECTOR, Discrete(2), network, "Learner")
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize("network", [TINY, Own, lambda i, o: nn.Sequential(nn.LayerNorm(i), nn.Linear(i, o))])
+def test_a_policy_that_is_the_same_in_both_modes_is_not_warned_of(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PolicyAndValue(VECTOR, Discrete(2), network, "Learner")
 
 
 @pytest.mark.parametrize(
