@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
+from torch import nn
 from torchmetrics import MeanMetric
 
 from rl_lightning.data.module import EnvironmentDataModule
@@ -65,7 +66,7 @@ class EnvironmentInteraction(Callback):
         seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, self.env_steps])
         env_seeds = [int(seed) for seed in seeds.generate_state(data.num_envs + 1)]
         self._envs.action_space.seed(env_seeds.pop())
-        self._modes = [vars(module) for module in pl_module.modules()]
+        self._acting = acting_of(pl_module)
         self._episodes_end = pl_module.episodes_end
         self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
@@ -125,7 +126,7 @@ class EnvironmentInteraction(Callback):
             self._row_started += time.monotonic() - self._paused_at
             self._paused_at = None
         device = algorithm.device
-        with acting(self._modes):
+        with self._acting():
             while not enough():
                 action = algorithm.act(to_device(to_tensor(self._obs, data.observation_space), device))
                 self._step(to_numpy(action), data)
@@ -174,13 +175,26 @@ class EnvironmentInteraction(Callback):
             logger.save()
 
 
-@contextmanager
-def acting(modes: list[dict[str, Any]]) -> Iterator[None]:
-    """Eval mode and no gradients inside; afterwards each module is in the mode that it was in before.
+def acting_of(learner: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """A context for acting: eval mode and no gradients inside; afterwards each module is in its mode of before.
 
     Args:
-        modes: the attributes of the modules, `vars(module)`: eval() and train() take 20 times as long, at every step.
+        learner: whose modules, as they are now, change their modes; by `eval` and `train` if any has its own.
     """
+    modules = list(learner.modules())
+    if all(_keeps_its_mode_as_torch_does(module) for module in modules):
+        return partial(_acting_by_attribute, [vars(module) for module in modules])
+    return partial(_acting_by_method, modules)
+
+
+def _keeps_its_mode_as_torch_does(module: nn.Module) -> bool:
+    own = [getattr(method, "__func__", None) for method in (module.train, module.eval)]
+    return "training" in vars(module) and own == [nn.Module.train, nn.Module.eval]
+
+
+@contextmanager
+def _acting_by_attribute(modes: list[dict[str, Any]]) -> Iterator[None]:
+    """With modes where modules keep them: eval() and train() take 20 times as long, at every step."""
     before = [attributes["training"] for attributes in modes]
     for attributes in modes:
         attributes["training"] = False
@@ -190,6 +204,19 @@ def acting(modes: list[dict[str, Any]]) -> Iterator[None]:
     finally:
         for attributes, training in zip(modes, before, strict=True):
             attributes["training"] = training
+
+
+@contextmanager
+def _acting_by_method(modules: list[nn.Module]) -> Iterator[None]:
+    before = [module.training for module in modules]
+    modules[0].eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in zip(modules, before, strict=True):  # a parent, which changes its parts too, comes first
+            if module.training != training:
+                module.train(training)
 
 
 def _environment_data(trainer: Trainer) -> EnvironmentDataModule:

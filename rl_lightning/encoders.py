@@ -1,6 +1,6 @@
 """Encoders: observations [B, *obs_shape] of any supported space to features [B, out_features] float32."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import torch
@@ -90,6 +90,11 @@ class DictEncoder(nn.Module):
 Encoder = VectorEncoder | OneHotEncoder | NatureCNN | DictEncoder
 
 
+def is_image(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Box]:
+    """Whether observations are encoded as images: a Box of three dimensions."""
+    return isinstance(space, gym.spaces.Box) and len(space.shape) == 3
+
+
 def make_encoder(space: gym.Space[Any], learner: str) -> Encoder:
     """The encoder for an observation space.
 
@@ -104,7 +109,7 @@ def make_encoder(space: gym.Space[Any], learner: str) -> Encoder:
         return DictEncoder(space, learner)
     if isinstance(space, gym.spaces.Discrete):
         return OneHotEncoder(space)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 3:
+    if is_image(space):
         return NatureCNN(space)
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return VectorEncoder(space)

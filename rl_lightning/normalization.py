@@ -7,6 +7,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from rl_lightning.encoders import is_image
 from rl_lightning.functional import discounted_sum
 from rl_lightning.types import Obs
 
@@ -51,21 +52,25 @@ class RunningMoments(nn.Module):
 
 
 class ObservationNormalizer(nn.Module):
-    """(s − mean) / std of every real-valued vector among the observations, clipped; images and the rest pass.
+    """(s − mean) / std of the real numbers among the observations, element by element, clipped; the rest pass.
 
+    Real numbers are every Box of floats, of any shape, that is not an image (see `rl_lightning.encoders.is_image`).
     Before the first update it only clips.
 
     Args:
         space: of the observations.
         clip: bound on the result.
+
+    Attributes:
+        moments: of each Box of real numbers; empty where the space has none.
     """
 
     def __init__(self, space: gym.Space[Any], clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
-        vectors = _vectors(space)
-        self.paths = list(vectors)
-        self.moments = nn.ModuleList([RunningMoments(box.shape) for box in vectors.values()])
+        boxes = _real_boxes(space)
+        self.paths = list(boxes)
+        self.moments = nn.ModuleList([RunningMoments(box.shape) for box in boxes.values()])
 
     @property
     def is_new(self) -> bool:
@@ -129,11 +134,11 @@ class ReturnNormalizer(nn.Module):
         return (reward * (self.moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
 
 
-def _vectors(space: gym.Space[Any], path: Path = ()) -> dict[Path, gym.spaces.Box]:
-    """The real-valued vectors of a space, by their path in it."""
+def _real_boxes(space: gym.Space[Any], path: Path = ()) -> dict[Path, gym.spaces.Box]:
+    """The real-valued Boxes of a space that are no images, by their path in it."""
     if isinstance(space, gym.spaces.Dict):
-        parts = [_vectors(part, (*path, key)) for key, part in space.spaces.items()]
+        parts = [_real_boxes(part, (*path, key)) for key, part in space.spaces.items()]
         return {name: box for part in parts for name, box in part.items()}
-    if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1:
+    if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f" and not is_image(space):
         return {path: space}
     return {}

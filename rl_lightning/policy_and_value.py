@@ -1,9 +1,11 @@
 """π(a|s) and V(s) of on-policy learners, for any supported observations and actions."""
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from rl_lightning.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
@@ -67,6 +69,8 @@ class PolicyAndValue(nn.Module):
     They are separate networks, encoders included; with a shared trunk both heads are on one encoder, which then belongs
     to `policy`. Observations are normalized first, if they are, with one set of statistics for both.
 
+    The policy is always in eval mode, in which it acts: so the policy that is improved is exactly the one that acts.
+
     Args:
         observation_space: see `make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary, or a Box of real vectors.
@@ -75,7 +79,7 @@ class PolicyAndValue(nn.Module):
         state_dependent_std: of a Gaussian policy.
         log_std_init: where log σ starts, if it is the same for all states.
         shared_trunk: one encoder for both.
-        normalize_observations: with running statistics.
+        normalize_observations: real-valued ones that are no images, with running statistics.
         normalize_returns: with the discount γ given, rewards are scaled by the returns' running deviation.
 
     Attributes:
@@ -83,7 +87,11 @@ class PolicyAndValue(nn.Module):
         value: encoder and head of V_θ; the head alone with a shared trunk.
 
     Raises:
-        UsageError: spaces that it cannot handle, and a shared trunk where the encoder has nothing to share.
+        UsageError: spaces that it cannot handle, a shared trunk where the encoder has nothing to share, and
+            normalized observations where there are none to normalize.
+
+    Warns:
+        UserWarning: once, of modules in the policy that do nothing in eval mode.
     """
 
     def __init__(
@@ -108,6 +116,11 @@ class PolicyAndValue(nn.Module):
                 f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
                 "have an encoder to share; leave it out"
             )
+        if self.normalizer is not None and not self.normalizer.moments:
+            raise UsageError(
+                f"normalize_observations=True is not allowed with observation space {one_line(observation_space)}: "
+                "only real-valued Boxes that are no images are normalized; leave it out"
+            )
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):
             check_gaussian_action_space(action_space, learner)
@@ -121,6 +134,14 @@ class PolicyAndValue(nn.Module):
         self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space, learner), value_head)
         initialize_orthogonally(self.policy, out_gain=0.01)  # almost uniform, or around the middle
         initialize_orthogonally(self.value, out_gain=1.0)
+        self.policy.eval()
+        warn_of_idle_modules(self.policy, learner)
+
+    def keep_policy_in_eval_mode(self) -> None:
+        """Put the policy in eval mode again, for training; Lightning is not to warn of it."""
+        self.policy.eval()
+        count = sum(1 for _ in self.policy.modules())  # with more modules in eval mode it warns
+        warnings.filterwarnings("ignore", message=rf"Found {count} module\(s\) in eval mode")
 
     def forward(self, obs: Obs) -> tuple[Distribution, Tensor]:
         """π(·|s) and V(s) [B], for observations [B, *obs_shape]."""
@@ -206,6 +227,21 @@ def initialize_orthogonally(network: nn.Module, out_gain: float) -> None:
             head = body[-1]
             assert isinstance(head, nn.Linear)
             nn.init.orthogonal_(head.weight, out_gain)
+
+
+def warn_of_idle_modules(policy: nn.Module, learner: str) -> None:
+    """Say that Dropout and BatchNorm do nothing in a policy, which is always in eval mode.
+
+    Warns:
+        UserWarning: once, naming the kinds of modules.
+    """
+    idle = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    kinds = dict.fromkeys(type(module).__name__ for module in policy.modules() if isinstance(module, idle))
+    if kinds:
+        rank_zero_warn(
+            f"network has {', '.join(kinds)}, idle in the policy of {learner}: it learns in the mode that it acts in, "
+            "eval mode, where Dropout drops nothing and BatchNorm keeps its statistics; give LayerNorm, or leave it out"
+        )
 
 
 def check_gaussian_action_space(space: gym.spaces.Box, learner: str) -> None:

@@ -1,3 +1,4 @@
+import warnings
 from functools import partial
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from torch import nn
-from toys import LINEAR, TINY
+from toys import LINEAR, TINY, counter_data, fit, tiny_sac
 
-from rl_lightning import UsageError
+from rl_lightning import PPO, UsageError
 from rl_lightning.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
 from rl_lightning.encoders import NatureCNN, make_encoder
 from rl_lightning.functional import squashed_gaussian_log_prob
@@ -328,6 +329,26 @@ def test_a_shared_trunk_is_refused_where_there_is_none_to_share(space):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        HWC,
+        Box(0, 1, (36, 40, 3), np.float32),
+        Discrete(4),
+        MultiBinary(3),
+        Box(0, 255, (4, 4), np.uint8),
+        Dict({"image": CHW, "inner": Dict({"choice": Discrete(2)})}),
+    ],
+    ids=["image", "real image", "Discrete", "MultiBinary", "bytes", "Dict"],
+)
+def test_normalizing_observations_is_refused_where_there_are_none_to_normalize(space):
+    with pytest.raises(
+        UsageError, match=r"^normalize_observations=True is not allowed with observation space .*; leave it out$"
+    ) as caught:
+        PPO(space, Discrete(2), network=TINY, normalize_observations=True, compile=False)
+    assert "\n" not in str(caught.value)
+
+
 def assert_orthogonal(layer, gain):
     weight = layer.weight.detach().flatten(1).double()
     if weight.shape[0] > weight.shape[1]:
@@ -386,6 +407,29 @@ def test_a_users_own_body_keeps_its_initialization_and_our_encoder_before_it_doe
 def test_the_two_encoders_of_separate_networks_start_apart():
     networks = PolicyAndValue(HWC, Discrete(3), TINY, "Learner")
     assert not torch.equal(networks.policy[0].layers[0].weight, networks.value[0].layers[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("layers", "named"),
+    [
+        (lambda: [nn.Dropout(0.1)], "Dropout"),
+        (lambda: [nn.BatchNorm1d(6)], "BatchNorm1d"),
+        (lambda: [nn.AlphaDropout(0.1), nn.BatchNorm1d(6), nn.AlphaDropout(0.1)], "AlphaDropout, BatchNorm1d"),
+    ],
+)
+def test_a_policy_with_modules_that_eval_mode_makes_idle_is_warned_of_once(layers, named):
+    network = lambda inputs, outputs: nn.Sequential(nn.Linear(inputs, 6), *layers(), nn.Linear(6, outputs))  # noqa: E731
+    with pytest.warns(UserWarning, match=rf"^network has {named}, ") as caught:
+        PolicyAndValue(VECTOR, Discrete(2), network, "Learner")
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize("network", [TINY, Own, lambda i, o: nn.Sequential(nn.LayerNorm(i), nn.Linear(i, o))])
+def test_a_policy_that_is_the_same_in_both_modes_is_not_warned_of(network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PolicyAndValue(VECTOR, Discrete(2), network, "Learner")
 
 
 @pytest.mark.parametrize(
@@ -466,3 +510,112 @@ def test_an_mlp_is_its_layers_one_after_the_other(activation):
     network = MLP(3, 2, hidden_sizes=(8, 4), activation=activation)
     x = torch.randn(5, 3)
     assert torch.equal(network(x), nn.Sequential(*network)(x))
+
+
+HOOKS = {
+    "forward": lambda layer, hook: layer.register_forward_hook(hook),
+    "forward, with keywords": lambda layer, hook: layer.register_forward_hook(hook, with_kwargs=True),
+    "forward pre": lambda layer, hook: layer.register_forward_pre_hook(hook),
+    "backward": lambda layer, hook: layer.register_full_backward_hook(hook),
+    "backward pre": lambda layer, hook: layer.register_full_backward_pre_hook(hook),
+    "global forward": lambda layer, hook: nn.modules.module.register_module_forward_hook(hook),
+    "global forward pre": lambda layer, hook: nn.modules.module.register_module_forward_pre_hook(hook),
+    "global backward": lambda layer, hook: nn.modules.module.register_module_full_backward_hook(hook),
+    "global backward pre": lambda layer, hook: nn.modules.module.register_module_full_backward_pre_hook(hook),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_hook_on_a_layer_of_an_mlp_is_called_from_when_it_is_registered_until_it_is_removed(kind, index):
+    network, x, called = MLP(3, 2, hidden_sizes=(4,)), torch.randn(5, 3, requires_grad=True), []
+    network(x).sum().backward()
+    handle = HOOKS[kind](network[index], lambda layer, *_: called.append(layer) if layer is network[index] else None)
+    network(x).sum().backward()
+    handle.remove()
+    network(x).sum().backward()
+    assert called == [network[index]]
+
+
+def test_what_a_forward_hook_returns_takes_the_place_of_the_layers_output():
+    network, x = MLP(3, 2, hidden_sizes=(4,)), torch.randn(5, 3)
+    network[1].register_forward_hook(lambda layer, args, output: output + 1.0)
+    expected = network[2](network[0](x).relu() + 1.0)
+    assert torch.equal(network(x), expected)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2.0 * super().forward(x)
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return super().__call__(x)
+
+
+def test_a_layer_of_an_mlp_that_is_called_in_its_own_way_is_called_in_that_way():
+    network, x = MLP(3, 2, hidden_sizes=(4,)), torch.randn(5, 3)
+    plain = network(x)
+    doubled = Doubled(4, 2)
+    doubled.load_state_dict(network[2].state_dict())
+    network[2] = doubled
+    assert torch.equal(network(x), 2.0 * plain)
+
+    network[0].forward = lambda x: torch.zeros(len(x), 4)  # as adapters put themselves before a layer
+    assert torch.equal(network(x), (2.0 * doubled.bias).expand(5, 2))
+
+    network[2] = Counted(4, 2)
+    network(x)
+    assert network[2].calls == 1
+
+
+def test_a_layer_of_an_mlp_compiled_in_place_runs_compiled():
+    network, x, graphs = MLP(3, 2, hidden_sizes=(4,)), torch.randn(5, 3), []
+    network[2] = Doubled(4, 2)
+    plain = network(x)
+    network[2].compile(backend=lambda graph, inputs: graphs.append(graph) or graph)
+    assert torch.equal(network(x), plain)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_parametrized_layers_of_an_mlp_work_with_their_parametrized_weights(norm):
+    network, x = MLP(3, 2, hidden_sizes=(4,)), torch.randn(5, 3)
+    for index in (0, 2):
+        nn.init.normal_(network[index].weight, std=3.0)
+        norm(network[index])
+    network(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+        for _ in range(50):  # of power iteration, in train mode
+            network(x)
+        network.eval()
+        first, last = network[0], network[2]
+        expected = (x @ first.weight.T + first.bias).relu() @ last.weight.T + last.bias
+        torch.testing.assert_close(network(x), expected)
+        if norm is nn.utils.parametrizations.spectral_norm:
+            for layer in (first, last):
+                assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_an_mlp_compiles_to_one_graph():
+    network, x, graphs = MLP(3, 2, hidden_sizes=(4, 4)), torch.randn(5, 3), []
+    compiled = torch.compile(network, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)
+    assert torch.equal(compiled(x), network(x))
+    assert len(graphs) == 1
+
+
+def test_a_hook_on_a_layer_is_called_whenever_its_learner_acts_and_learns():
+    data = counter_data(total_env_steps=20)
+    model = tiny_sac(data.observation_space, data.action_space)
+    sizes = []
+    model.policy.body[0].register_forward_hook(lambda layer, args, output: sizes.append(len(output)))
+    fit(model, data)
+    # eight steps after the random ones: each is acted, and learned from with a batch of 8
+    assert sizes == [1, 8] * 8

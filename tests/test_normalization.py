@@ -101,6 +101,7 @@ MIXED = Dict(
         "image": Box(0, 255, (8, 8, 3), np.uint8),
         "pixels": Box(0, 1, (8, 8, 3), np.float32),
         "bytes": Box(0, 255, (4,), np.uint8),
+        "map": Box(0, 255, (4, 4), np.uint8),
         "choice": Discrete(5),
         "switches": MultiBinary(3),
         "inner": Dict({"vector": Box(-1, 1, (3,), np.float64), "choice": Discrete(2)}),
@@ -115,6 +116,7 @@ def mixed_observations(T, N, seed=0):  # noqa: N803
         "image": rng.integers(0, 256, (T, N, 8, 8, 3), np.uint8),
         "pixels": rng.random((T, N, 8, 8, 3)),
         "bytes": rng.integers(0, 256, (T, N, 4), np.uint8),
+        "map": rng.integers(0, 256, (T, N, 4, 4), np.uint8),
         "choice": rng.integers(0, 5, (T, N)),
         "switches": rng.integers(0, 2, (T, N, 3), np.int8),
         "inner": {"vector": rng.normal(0.1, 0.01, (T, N, 3)), "choice": rng.integers(0, 2, (T, N))},
@@ -140,12 +142,27 @@ def test_real_vectors_of_a_dict_are_normalized_each_by_its_own_statistics():
         assert not torch.equal(before, after)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4), (1, 1), (2, 1, 3, 2)])
+@pytest.mark.parametrize("in_a_dict", [False, True])
+def test_real_numbers_of_any_shape_but_an_images_are_normalized_element_by_element(shape, in_a_dict):
+    space = Box(-np.inf, np.inf, shape, np.float64)
+    numbers = torch.cat(batches_of([60, 60], 0, shape)).unflatten(0, (60, 2))
+    flat = numbers.flatten(0, 1).double()
+    normalizer = ObservationNormalizer(Dict({"inner": Dict({"box": space})}) if in_a_dict else space)
+    obs = {"inner": {"box": numbers}} if in_a_dict else numbers
+    normalizer.update(obs, alone)
+    out = normalizer(obs)
+    actual = out["inner"]["box"] if in_a_dict else out
+    expected = ((flat - flat.mean(0)) / flat.std(0, correction=0)).view(60, 2, *shape)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_images_and_whatever_is_not_a_real_vector_pass_untouched():
     normalizer, obs = ObservationNormalizer(MIXED), mixed_observations(20, 4)
     normalizer.update(obs, alone)
     out = normalizer(obs)
     assert list(out) == list(obs)
-    for key in ("image", "pixels", "bytes", "choice", "switches"):
+    for key in ("image", "pixels", "bytes", "map", "choice", "switches"):
         assert out[key] is obs[key], key
     assert out["inner"]["choice"] is obs["inner"]["choice"]
     assert len(normalizer.moments) == 2

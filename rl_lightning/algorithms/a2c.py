@@ -31,7 +31,7 @@ class A2C(Algorithm):
         vf_coef: weight of the value loss; it matters with a shared trunk and for gradient clipping.
         max_grad_norm: bound on the norm of each optimizer's gradients; None leaves them.
         normalize_advantage: to mean 0 and deviation 1 in each rollout.
-        normalize_observations: with running statistics.
+        normalize_observations: real-valued ones that are no images, with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.

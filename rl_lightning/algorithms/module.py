@@ -28,6 +28,7 @@ from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.evaluation import play_episodes, record_episode
 from rl_lightning.normalization import ReturnNormalizer
+from rl_lightning.policy_and_value import PolicyAndValue
 from rl_lightning.types import Episode, Obs, to_device
 
 Metrics = dict[str, Tensor]  # detached, by the name they are logged under: scalars, or [B], whose mean is logged
@@ -140,6 +141,12 @@ class Algorithm(LightningModule):
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
+
+    def on_fit_start(self) -> None:
+        """Policies that learn from what they have done do so in the mode that they act in."""
+        for module in self.modules():
+            if isinstance(module, PolicyAndValue):
+                module.keep_policy_in_eval_mode()
 
     def on_train_start(self) -> None:
         """Look the optimizers up once, with the parameters each of them moves; episodes begin anew."""

@@ -51,7 +51,7 @@ class PPO(Algorithm):
         max_grad_norm: bound on the norm of each optimizer's gradients; None leaves them.
         target_kl: leave a rollout as soon as a minibatch estimates the KL divergence from the policy that acted at more
             than 1.5 times this; None never does.
-        normalize_observations: with running statistics.
+        normalize_observations: real-valued ones that are no images, with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.

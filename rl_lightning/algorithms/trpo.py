@@ -55,7 +55,7 @@ class TRPO(Algorithm):
         n_critic_updates: passes over each rollout for V.
         batch_size: time steps of V's minibatches; it must divide rollout_steps x num_envs.
         normalize_advantage: to mean 0 and deviation 1 in each rollout.
-        normalize_observations: with running statistics.
+        normalize_observations: real-valued ones that are no images, with running statistics.
         normalize_returns: scale rewards by the running deviation of returns.
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.

@@ -166,6 +166,50 @@ def test_compiled_gradients_equal_eager_ones(learner):
         torch.testing.assert_close(tuple(own), tuple(own_eager))
 
 
+# Modes
+
+
+def modes(networks):
+    """Of all modules of the policy and of the value."""
+    return tuple({module.training for module in network.modules()} for network in (networks.policy, networks.value))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["after train()", "as constructed"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_the_policy_acts_and_learns_in_eval_mode_and_the_value_learns_in_train_mode(learner, before):
+    data = rollout_data(learner, eval_episodes=2, env_steps_per_epoch=20, env_steps_per_batch=20)
+    model = learner_for(learner, data)
+    assert modes(model.networks) == ({False}, {True})
+    if before:
+        model.train()
+    seen, act, gradients = [], model.act, model.gradients
+
+    def spy(obs, deterministic=False):
+        seen.append(("evaluate" if deterministic else "act", modes(model.networks)))
+        return act(obs, deterministic)
+
+    model.act = spy
+    model.gradients = lambda batch: seen.append(("learn", modes(model.networks))) or gradients(batch)
+    fit(model, data, make_trainer(validate=True))
+    names = [name for name, _ in seen]
+    assert "learn" in names[names.index("evaluate") :]
+    for name, (policy, value) in seen:
+        assert policy == {False}
+        assert value == {name == "learn"}
+
+
+@pytest.mark.parametrize("frozen_value", [False, True])
+def test_lightning_does_not_warn_of_the_policys_mode_and_does_of_another_modules(frozen_value):
+    data = rollout_data(PPO, total_env_steps=20)
+    model = learner_for(PPO, data)
+    if frozen_value:
+        model.networks.value.eval()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, data)
+    assert any("in eval mode at the start of training" in str(w.message) for w in caught) is frozen_value
+
+
 # What they refuse
 
 

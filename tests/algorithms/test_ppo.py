@@ -8,6 +8,7 @@ from gymnasium.spaces import Box
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from linear import ACTION, OBS, approx, flat, linear, pi, rollout, score, sgd, v, value_slope
+from torch import nn
 from toys import TINY, GradientSteps, fit, make_trainer
 
 from rl_lightning import PPO, RolloutDataModule, UsageError
@@ -283,6 +284,50 @@ def test_ratios_are_to_the_policy_that_acted_with_the_statistics_it_acted_with()
     assert min(kl for i, kl in enumerate(kls) if i % 6) > 1e-5
 
 
+def with_dropout(in_features, out_features):
+    return nn.Sequential(nn.Linear(in_features, 8), nn.Dropout(0.5), nn.Linear(8, out_features))
+
+
+def with_batch_norm(in_features, out_features):
+    return nn.Sequential(nn.Linear(in_features, 8), nn.BatchNorm1d(8), nn.Linear(8, out_features))
+
+
+@pytest.mark.filterwarnings("ignore:network has")
+@pytest.mark.parametrize("network", [with_dropout, with_batch_norm])
+@pytest.mark.parametrize(("obs", "shared_trunk"), [("vector", False), ("image", False), ("image", True)])
+def test_first_ratios_are_1_to_the_policy_that_acted_with_dropout_and_batch_norm_too(network, obs, shared_trunk):
+    data = RolloutDataModule("toys:Spaces-v0", {"obs": obs}, num_envs=3, rollout_steps=7, total_env_steps=63)
+    model = PPO(
+        data.observation_space, data.action_space, network=network, n_epochs=2, batch_size=7, compile=False,
+        shared_trunk=shared_trunk, policy_optimizer=sgd(0.1),
+    )  # fmt: skip
+    nn.init.normal_(model.networks.policy[1].body[2].weight)  # so that the policy looks at observations
+    acted, taken, first = [], [], []
+
+    def act(obs, deterministic=False):
+        pi = model.networks.distribution(obs)
+        action = pi.sample()
+        acted.append(pi.log_prob(action))
+        return action
+
+    with_advantages, gradients = model.with_advantages, model.gradients
+
+    def spy(batch):
+        metrics, grads = gradients(batch)
+        first.append((metrics["train/approx_kl"].item(), metrics["train/clip_fraction"].item()))
+        return metrics, grads
+
+    model.act, model.gradients = act, spy
+    model.with_advantages = lambda batch: taken.append(with_advantages(batch)) or taken[-1]
+    fit(model, data)
+    torch.testing.assert_close(torch.cat([samples.old_log_prob for samples in taken]), torch.cat(acted))
+    assert len(first) == 18
+    for approx_kl, clip_fraction in first[::6]:
+        assert approx_kl == pytest.approx(0.0, abs=1e-6)
+        assert clip_fraction == 0.0
+    assert min(approx_kl for i, (approx_kl, _) in enumerate(first) if i % 6) > 1e-6
+
+
 def test_a_rollout_is_left_after_the_minibatch_whose_divergence_is_too_large():
     runs = {}
     for target_kl in (None, 0.01):
@@ -436,6 +481,21 @@ def test_a_resumed_run_continues_counters_networks_moments_and_statistics(tmp_pa
         assert {state["step"].item() for state in optimizer.state.values()} == {60.0}
     assert model.networks.normalizer.moments[0].count == 100
     assert model.networks.return_normalizer.moments.count == 100
+
+
+def test_a_resumed_policy_learns_in_eval_mode(tmp_path):
+    fit_with_checkpoints(tmp_path / "first", *make(20))
+    model, data = make(40)
+    seen, gradients = [], model.gradients
+    model.gradients = lambda batch: seen.append(modes(model.networks)) or gradients(batch)
+    model.train()
+    fit_with_checkpoints(tmp_path / "second", model, data, tmp_path / "first" / "last.ckpt")
+    assert seen == [({False}, {True})] * 2 * 6
+
+
+def modes(networks):
+    """Of all modules of the policy and of the value."""
+    return tuple({module.training for module in network.modules()} for network in (networks.policy, networks.value))
 
 
 def test_a_checkpoint_of_a_policy_loads_for_evaluation_with_its_statistics(tmp_path):

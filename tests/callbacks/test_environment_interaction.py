@@ -11,7 +11,7 @@ from torch import nn
 from toys import LINEAR, CounterEnv, GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import MLP, SAC, EnvironmentFault, EnvironmentInteraction, ReplayDataModule, UsageError
-from rl_lightning.callbacks.environment_interaction import acting
+from rl_lightning.callbacks.environment_interaction import acting_of
 
 
 def train(data, trainer=None):
@@ -237,17 +237,86 @@ def test_acting_is_in_eval_mode_without_gradients_and_learning_in_train_mode_wit
     assert set(Recorder.calls) == {("collect", False, False), ("evaluate", False, False), ("learn", True, True)}
 
 
-def test_the_mode_before_acting_is_restored_also_after_an_error():
+@pytest.mark.parametrize("plain", [True, False], ids=["plain modes", "a train of its own"])
+def test_the_mode_before_acting_is_restored_also_after_an_error(plain):
     for mode in (True, False):
         module = tiny_sac(counter_data().observation_space, counter_data().action_space).train(mode)
         module.q.train(not mode)  # someone's own choice for a part
+        if not plain:
+            module.policy.body.append(FrozenNorm(2).eval())
         before = [part.training for part in module.modules()]
-        with contextlib.suppress(KeyError), acting([vars(part) for part in module.modules()]):
+        with contextlib.suppress(KeyError), acting_of(module)():
             assert not any(part.training for part in module.modules())
             assert not torch.is_grad_enabled()
             raise KeyError
         assert [part.training for part in module.modules()] == before
         assert torch.is_grad_enabled()
+
+
+class Merging(nn.Module):
+    """A body with a `train` of its own, as adapters have that merge their weights in eval mode."""
+
+    calls: list = []  # noqa: RUF012
+
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.linear, self.merged = nn.Linear(in_features, out_features), False
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        Merging.calls.append((self.training, self.linear.training, self.merged))
+        return self.linear(x)
+
+
+class FrozenNorm(nn.BatchNorm1d):
+    """Statistics that stay as they are from the first call of `train` or `eval` on."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def compiled(in_features, out_features):
+    return torch.compile(nn.Sequential(nn.Linear(in_features, 8), nn.Linear(8, out_features)), backend="eager")
+
+
+def test_a_network_with_a_train_of_its_own_changes_its_mode_by_it():
+    Merging.calls.clear()
+    data = counter_data(total_env_steps=20)
+    fit(SAC(data.observation_space, data.action_space, network=Merging, compile=False), data)
+    assert set(Merging.calls) == {(False, False, True), (True, True, False)}
+
+
+def test_a_norm_that_refuses_train_mode_stays_in_eval_mode():
+    data = counter_data(total_env_steps=20)
+    network = lambda inputs, outputs: nn.Sequential(FrozenNorm(inputs), nn.Linear(inputs, outputs))  # noqa: E731
+    model = SAC(data.observation_space, data.action_space, network=network, compile=False)
+    fit(model, data)
+    norms = [module for module in model.modules() if isinstance(module, FrozenNorm)]
+    assert len(norms) == 5
+    for norm in norms:
+        assert not norm.training
+        assert not norm.running_mean.any()
+        assert norm.num_batches_tracked == 0
+    assert model.training
+    assert model.policy.body[1].training
+
+
+def test_a_compiled_network_acts_in_eval_mode_and_learns_in_train_mode():
+    data = counter_data(total_env_steps=20)
+    model = SAC(data.observation_space, data.action_space, network=compiled, compile=False)
+    modes, act, gradients = [], model.act, model.gradients
+
+    def mode():
+        body = model.policy.body
+        return body.training, body._orig_mod.training, body._orig_mod[0].training
+
+    model.act = lambda obs, deterministic=False: modes.append(("act", *mode())) or act(obs, deterministic)
+    model.gradients = lambda batch: modes.append(("learn", *mode())) or gradients(batch)
+    fit(model, data)
+    assert modes == [("act", False, False, False), ("learn", True, True, True)] * 8
 
 
 def read_rows(logger):
