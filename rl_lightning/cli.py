@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.module import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
-from rl_lightning.checkpoints import load_checkpoint, local_file, signature
+from rl_lightning.checkpoints import check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 from rl_lightning.parser import OneLineErrorParser, config_files_first
@@ -167,9 +167,7 @@ class RLCLI(LightningCLI):
         checkpoint = load_checkpoint(path, signature(self.model, self.model.observation_space, self.model.action_space))
         if self.subcommand != "fit":
             return
-        require(
-            "optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as model.init_from"
-        )
+        check_resumable(checkpoint, path)
         env_steps = checkpoint["callbacks"].get("EnvironmentInteraction", {}).get("env_steps", 0)
         total = getattr(self.datamodule, "total_env_steps", math.inf)
         require(

@@ -239,6 +239,29 @@ def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch
     shutil.rmtree(path.parent)
 
 
+SHORT = [*QUICK, "--data.total_env_steps=220", "--trainer.logger=false"]
+
+
+def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", PENDULUM, *SHORT, "--checkpoint.save_weights_only=true"])
+    [best] = tmp_path.glob("runs/*/*/checkpoints/best.ckpt")
+    capsys.readouterr()
+    for stage, metric in (("validate", "val/return_mean"), ("test", "test/return_mean")):
+        main([stage, "-c", PENDULUM, *SHORT, f"--ckpt_path={best}"])
+        out = capsys.readouterr().out
+        assert metric in out
+        assert re.search(r"env_steps\s+│\s+220\.0", out)
+    main(["predict", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}"])
+    assert "Recorded 2 episodes" in capsys.readouterr().out
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}")
+    assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as model.init_from"
+
+
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
     finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
