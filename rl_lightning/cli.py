@@ -192,11 +192,13 @@ class RLCLI(LightningCLI):
             print(_report(self.run_dir, self.trainer, result))
 
     def predict(self, **arguments: Any) -> None:
-        """Record episodes and save them as a list of dicts of tensors."""
+        """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
         batches = self.trainer.predict(**arguments)
         assert batches is not None
-        assert self.run_dir is not None
         episodes = [episode._asdict() for batch in batches for episode in batch]
+        if self.run_dir is None:
+            print(f"Recorded {len(episodes)} episodes, saved none: trainer.fast_dev_run leaves nothing behind")
+            return
         path = self.run_dir / "episodes.pt"
         torch.save(episodes, path)
         print(f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})")

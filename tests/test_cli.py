@@ -239,6 +239,22 @@ def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch
     shutil.rmtree(path.parent)
 
 
+@pytest.mark.parametrize("value", ["true", "1"])
+def test_a_fast_dev_run_of_predict_records_and_saves_nothing(
+    finished_run: tuple[Path, str],
+    value: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    best = f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"
+    main(["predict", "-c", str(folder / "config.yaml"), best, f"--trainer.fast_dev_run={value}"])
+    assert "Recorded 2 episodes, saved none: trainer.fast_dev_run leaves nothing behind" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 SHORT = [*QUICK, "--data.total_env_steps=220", "--trainer.logger=false"]
 
 
