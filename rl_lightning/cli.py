@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.module import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
-from rl_lightning.checkpoints import check_resumable, load_checkpoint, local_file, signature
+from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 from rl_lightning.parser import OneLineErrorParser, config_files_first
@@ -168,7 +168,7 @@ class RLCLI(LightningCLI):
         if self.subcommand != "fit":
             return
         check_resumable(checkpoint, path)
-        env_steps = checkpoint["callbacks"].get("EnvironmentInteraction", {}).get("env_steps", 0)
+        env_steps = checkpoint[KEY]["env_steps"]
         total = getattr(self.datamodule, "total_env_steps", math.inf)
         require(
             env_steps < total,

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from rl_lightning import EnvironmentInteraction
 from rl_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -381,6 +382,32 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused_before_a_folder_exists(
     assert "observation space Box(3,) float32" in line
     Path("half.ckpt").write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert "truncated" in refusal(capsys, "test", "-c", PENDULUM, "--ckpt_path=half.ckpt")
+
+
+class Mine(EnvironmentInteraction):
+    """A user's own, which replaces the learner's."""
+
+
+class MineByAnotherName(EnvironmentInteraction):
+    """One whose state Lightning keeps under a name of its own."""
+
+    state_key = "steps"
+
+
+@pytest.mark.parametrize("kind", [Mine, MineByAnotherName])
+def test_a_finished_run_with_a_users_own_interaction_is_not_resumed_either(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "-c", PENDULUM, *SHORT, f"--trainer.callbacks={__name__}.{kind.__name__}"]
+    main(command)
+    [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    assert "EnvironmentInteraction" not in torch.load(last, weights_only=True)["callbacks"]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    line = refusal(capsys, *command, f"--ckpt_path={last}")
+    assert "data.total_env_steps=220 is not allowed" in line
+    assert "220 environment steps behind it" in line
 
 
 def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_checkpoint_intact(

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from rl_lightning import MLP, SAC, ReplayDataModule, UsageError
+from rl_lightning import MLP, SAC, EnvironmentInteraction, ReplayDataModule, UsageError
 
 TINY = partial(MLP, hidden_sizes=(8,))
 
@@ -121,6 +121,18 @@ def test_a_resumed_run_starts_from_the_saved_weights_moments_and_generators(chec
     for moment, optimizer in zip(seen["moments"], saved["optimizer_states"], strict=True):
         torch.testing.assert_close(moment, optimizer["state"][0]["exp_avg"], rtol=0, atol=0)
     torch.testing.assert_close(seen["rng"], saved["callbacks"]["EnvironmentInteraction"]["rng"]["cpu"])
+
+
+def test_a_resumed_run_counts_on_with_a_users_own_interaction(checkpoint: Path) -> None:
+    class Mine(EnvironmentInteraction):
+        pass
+
+    model, data = make(total_env_steps=301)
+    mine = Mine()
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[mine], max_epochs=-1, enable_checkpointing=False)
+    trainer.fit(model, data, ckpt_path=checkpoint)
+    assert mine.env_steps == 301
+    assert model.gradient_steps == 201
 
 
 def test_a_learning_rate_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
