@@ -48,7 +48,6 @@ class EnvironmentInteraction(Callback):
         self._finished: list[tuple[float, float]] = []  # return and length of episodes since the last row
         self._envs: VectorEnv[Any, Any, Any] | None = None
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
-        self._paused_at: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run starts at zero, unless a checkpoint is restored after this."""
@@ -80,10 +79,14 @@ class EnvironmentInteraction(Callback):
         if trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(env_seeds[0])
             data.seed(env_seeds[0])
-        self._row_started, self._row_env_steps, self._paused_at = time.monotonic(), self.env_steps, None
+        self._row_seconds, self._row_env_steps = 0.0, self.env_steps
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock, which runs in batches only: what happens between them is neither collection nor learning."""
+        self._batch_started = time.monotonic()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
@@ -92,12 +95,12 @@ class EnvironmentInteraction(Callback):
         if self.env_steps >= _environment_data(trainer).total_env_steps:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop):
-            self._log_row(trainer, pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: neither evaluation nor the checkpoint after it is collection or learning."""
-        self._paused_at = time.monotonic()
+        row_is_due = every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop)
+        # read before the clock: this waits until a GPU has learned
+        losses = {name: value.mean().item() for name, value in pl_module.losses.items()} if row_is_due else {}
+        self._row_seconds += time.monotonic() - self._batch_started
+        if row_is_due:
+            self._log_row(trainer, pl_module, losses)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
@@ -121,9 +124,6 @@ class EnvironmentInteraction(Callback):
 
     def _collect(self, algorithm: Algorithm, data: EnvironmentDataModule, enough: Callable[[], bool]) -> None:
         """Steps of every environment with the learner's policy, until there are enough."""
-        if self._paused_at is not None:  # the clock goes on
-            self._row_started += time.monotonic() - self._paused_at
-            self._paused_at = None
         device = algorithm.device
         with acting(self._modes):
             while not enough():
@@ -151,11 +151,9 @@ class EnvironmentInteraction(Callback):
             next_obs, _ = self._envs.reset(options={"reset_mask": done})
         self._obs = next_obs
 
-    def _log_row(self, trainer: Trainer, algorithm: Algorithm) -> None:
-        now = time.monotonic()
-        row = {name: value.mean().item() for name, value in algorithm.losses.items()}
-        row["time/env_steps_per_second"] = (self.env_steps - self._row_env_steps) / (now - self._row_started)
-        self._row_started, self._row_env_steps = now, self.env_steps
+    def _log_row(self, trainer: Trainer, algorithm: Algorithm, losses: dict[str, float]) -> None:
+        row = losses | {"time/env_steps_per_second": (self.env_steps - self._row_env_steps) / self._row_seconds}
+        self._row_seconds, self._row_env_steps = 0.0, self.env_steps
         returns, lengths = zip(*self._finished, strict=True) if self._finished else ((), ())
         self._finished = []
         for name, metric, values in (
