@@ -31,8 +31,8 @@ class EnvironmentInteraction(Callback):
 
     When training starts it takes the random steps that the DataModule wants first (`learning_starts`), and from then on
     a step of the learner's policy whenever a batch asks for one. Every `log_every_n_steps` batches it logs one row:
-    mean return and length of the episodes that finished since the last row, the losses of the last gradient step, and
-    the speed.
+    mean return and length of the episodes that finished since the last row and had no random steps, the losses of the
+    last gradient step, and the speed.
 
     Attributes:
         env_steps: environment steps taken so far, of all environments in all processes; resets are not steps.
@@ -66,12 +66,14 @@ class EnvironmentInteraction(Callback):
         self._envs.action_space.seed(env_seeds.pop())
         self._modes = [vars(module) for module in pl_module.modules()]
         self._episodes_end = pl_module.episodes_end
-        self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
+        self._has_random_steps = np.zeros(data.num_envs, dtype=bool)
         self._env_steps_per_row = data.num_envs * trainer.world_size
         for _ in range(-(-data.random_steps // self._env_steps_per_row)):
             self._step(self._envs.action_space.sample(), data)
+        # rows are of the exploring policy: without the random episodes, and without those that began at random
+        self._finished, self._has_random_steps = [], self._episode_length > 0
         data.collect = partial(self._collect, pl_module, data)
         if self._rng is not None:  # last, since everything above draws numbers
             _set_rng(self._rng)
@@ -145,7 +147,9 @@ class EnvironmentInteraction(Callback):
         self._episode_length += 1
         done = terminated | truncated
         if done.any():
-            self._finished.extend(zip(self._episode_return[done], self._episode_length[done], strict=True))
+            counted = done & ~self._has_random_steps
+            self._finished.extend(zip(self._episode_return[counted], self._episode_length[counted], strict=True))
+            self._has_random_steps &= ~done
             self._episode_return[done], self._episode_length[done] = 0.0, 0
             self._episodes_end(done)
             next_obs, _ = self._envs.reset(options={"reset_mask": done})

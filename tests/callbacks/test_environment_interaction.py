@@ -267,14 +267,14 @@ def test_the_logged_return_is_the_raw_undiscounted_return_of_the_episodes_since_
     fit(model, data, make_trainer(logger=logger, log_every_n_steps=5))
     rows = read_rows(logger)
     assert [int(float(row["env_steps"])) for row in rows][:3] == [12 + 5 * num_envs * i for i in (1, 2, 3)]
-    last_row = 0
+    last_row = random_steps = 12 // num_envs
     for row in rows:
         until = int(float(row["env_steps"])) // num_envs
         finished = [
             int(step.next_obs[1])  # a CounterEnv episode of length T returns 1 + 2 + ... + T
             for env in CounterEnv.stepped()
-            for step in env.log[last_row:until]
-            if step.terminated or step.truncated
+            for t, step in enumerate(env.log[last_row:until], start=last_row + 1)
+            if (step.terminated or step.truncated) and t - step.next_obs[1] >= random_steps
         ]
         last_row = until
         if finished:
@@ -283,6 +283,18 @@ def test_the_logged_return_is_the_raw_undiscounted_return_of_the_episodes_since_
         else:
             assert row["train/return"] == ""
     assert last_row * num_envs == 132, "the last row is at the end of the run"
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "counted"), [(6, [14, 21, 28]), (7, [14, 21, 28]), (8, [21, 28]), (13, [21, 28]), (15, [28])]
+)
+def test_episodes_with_random_steps_in_them_are_left_out_of_the_logged_return(tmp_path, learning_starts, counted):
+    data = counter_data(env_kwargs={"length": 7}, learning_starts=learning_starts, total_env_steps=30)
+    logger = CSVLogger(tmp_path)
+    train(data, make_trainer(logger=logger, log_every_n_steps=1))
+    rows = [row for row in read_rows(logger) if row["train/return"]]
+    assert [int(row["env_steps"]) for row in rows] == counted  # episodes end at 7, 14, 21 and 28
+    assert {(float(row["train/return"]), float(row["train/episode_length"])) for row in rows} == {(28.0, 7.0)}
 
 
 def test_every_row_carries_env_steps(tmp_path):
