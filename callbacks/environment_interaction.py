@@ -32,8 +32,8 @@ class EnvironmentInteraction(Callback):
 
     When training starts it takes the random steps that the DataModule wants first (`learning_starts`), and from then on
     a step of the learner's policy whenever a batch asks for one. Every `log_every_n_steps` batches it logs one row:
-    mean return and length of the episodes that finished since the last row, the losses of the last gradient step, and
-    the speed.
+    mean return and length of the episodes that finished since the last row and had no random steps, the losses of the
+    last gradient step, and the speed.
 
     Attributes:
         env_steps: environment steps taken so far, of all environments in all processes; resets are not steps.
@@ -49,7 +49,6 @@ class EnvironmentInteraction(Callback):
         self._finished: list[tuple[float, float]] = []  # return and length of episodes since the last row
         self._envs: VectorEnv[Any, Any, Any] | None = None
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
-        self._paused_at: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run starts at zero, unless a checkpoint is restored after this."""
@@ -68,12 +67,14 @@ class EnvironmentInteraction(Callback):
         self._envs.action_space.seed(env_seeds.pop())
         self._acting = acting_of(pl_module)
         self._episodes_end = pl_module.episodes_end
-        self._finished = []
         self._obs, _ = self._envs.reset(seed=env_seeds)  # type: ignore[arg-type]
         self._episode_return, self._episode_length = np.zeros(data.num_envs), np.zeros(data.num_envs)
+        self._has_random_steps = np.zeros(data.num_envs, dtype=bool)
         self._env_steps_per_row = data.num_envs * trainer.world_size
         for _ in range(-(-data.random_steps // self._env_steps_per_row)):
             self._step(self._envs.action_space.sample(), data)
+        # rows are of the exploring policy: without the random episodes, and without those that began at random
+        self._finished, self._has_random_steps = [], self._episode_length > 0
         data.collect = partial(self._collect, pl_module, data)
         if self._rng is not None:  # last, since everything above draws numbers
             _set_rng(self._rng)
@@ -81,10 +82,14 @@ class EnvironmentInteraction(Callback):
         if trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(env_seeds[0])
             data.seed(env_seeds[0])
-        self._row_started, self._row_env_steps, self._paused_at = time.monotonic(), self.env_steps, None
+        self._row_seconds, self._row_env_steps = 0.0, self.env_steps
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock, which runs in batches only: what happens between them is neither collection nor learning."""
+        self._batch_started = time.monotonic()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
@@ -93,12 +98,12 @@ class EnvironmentInteraction(Callback):
         if self.env_steps >= _environment_data(trainer).total_env_steps:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop):
-            self._log_row(trainer, pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: neither evaluation nor the checkpoint after it is collection or learning."""
-        self._paused_at = time.monotonic()
+        row_is_due = every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop)
+        # read before the clock: this waits until a GPU has learned
+        losses = {name: value.mean().item() for name, value in pl_module.losses.items()} if row_is_due else {}
+        self._row_seconds += time.monotonic() - self._batch_started
+        if row_is_due:
+            self._log_row(trainer, pl_module, losses)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
@@ -122,9 +127,6 @@ class EnvironmentInteraction(Callback):
 
     def _collect(self, algorithm: Algorithm, data: EnvironmentDataModule, enough: Callable[[], bool]) -> None:
         """Steps of every environment with the learner's policy, until there are enough."""
-        if self._paused_at is not None:  # the clock goes on
-            self._row_started += time.monotonic() - self._paused_at
-            self._paused_at = None
         device = algorithm.device
         with self._acting():
             while not enough():
@@ -146,17 +148,17 @@ class EnvironmentInteraction(Callback):
         self._episode_length += 1
         done = terminated | truncated
         if done.any():
-            self._finished.extend(zip(self._episode_return[done], self._episode_length[done], strict=True))
+            counted = done & ~self._has_random_steps
+            self._finished.extend(zip(self._episode_return[counted], self._episode_length[counted], strict=True))
+            self._has_random_steps &= ~done
             self._episode_return[done], self._episode_length[done] = 0.0, 0
             self._episodes_end(done)
             next_obs, _ = self._envs.reset(options={"reset_mask": done})
         self._obs = next_obs
 
-    def _log_row(self, trainer: Trainer, algorithm: Algorithm) -> None:
-        now = time.monotonic()
-        row = {name: value.mean().item() for name, value in algorithm.losses.items()}
-        row["time/env_steps_per_second"] = (self.env_steps - self._row_env_steps) / (now - self._row_started)
-        self._row_started, self._row_env_steps = now, self.env_steps
+    def _log_row(self, trainer: Trainer, algorithm: Algorithm, losses: dict[str, float]) -> None:
+        row = losses | {"time/env_steps_per_second": (self.env_steps - self._row_env_steps) / self._row_seconds}
+        self._row_seconds, self._row_env_steps = 0.0, self.env_steps
         returns, lengths = zip(*self._finished, strict=True) if self._finished else ((), ())
         self._finished = []
         for name, metric, values in (

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State
 
 KEY = "rl_lightning"  # where a checkpoint says whose it is
@@ -77,6 +77,15 @@ def check_signature(found: dict[str, str], expected: dict[str, str], path: str) 
                 f"checkpoint {path!r} is of {what.replace('_', ' ')} {found.get(what)}, this run has {value}: "
                 "give a checkpoint of the same, or change env_id or model"
             )
+
+
+def check_resumable(checkpoint: State, path: str) -> None:
+    """Refuse to go on from weights alone: moments, counters and callbacks would silently start anew.
+
+    Raises:
+        UsageError: where optimizers were left out (`save_weights_only`).
+    """
+    require("optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as model.init_from")
 
 
 def _describe(space: gym.Space[Any]) -> str:

@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.module import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
-from rl_lightning.checkpoints import load_checkpoint, local_file, signature
+from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.data.module import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 from rl_lightning.parser import OneLineErrorParser, config_files_first
@@ -167,10 +167,8 @@ class RLCLI(LightningCLI):
         checkpoint = load_checkpoint(path, signature(self.model, self.model.observation_space, self.model.action_space))
         if self.subcommand != "fit":
             return
-        require(
-            "optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as model.init_from"
-        )
-        env_steps = checkpoint["callbacks"].get("EnvironmentInteraction", {}).get("env_steps", 0)
+        check_resumable(checkpoint, path)
+        env_steps = checkpoint[KEY]["env_steps"]
         total = getattr(self.datamodule, "total_env_steps", math.inf)
         require(
             env_steps < total,
@@ -194,11 +192,13 @@ class RLCLI(LightningCLI):
             print(_report(self.run_dir, self.trainer, result))
 
     def predict(self, **arguments: Any) -> None:
-        """Record episodes and save them as a list of dicts of tensors."""
+        """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
         batches = self.trainer.predict(**arguments)
         assert batches is not None
-        assert self.run_dir is not None
         episodes = [episode._asdict() for batch in batches for episode in batch]
+        if self.run_dir is None:
+            print(f"Recorded {len(episodes)} episodes, saved none: trainer.fast_dev_run leaves nothing behind")
+            return
         path = self.run_dir / "episodes.pt"
         torch.save(episodes, path)
         print(f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})")

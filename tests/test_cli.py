@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from rl_lightning import EnvironmentInteraction
 from rl_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -239,6 +240,45 @@ def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch
     shutil.rmtree(path.parent)
 
 
+@pytest.mark.parametrize("value", ["true", "1"])
+def test_a_fast_dev_run_of_predict_records_and_saves_nothing(
+    finished_run: tuple[Path, str],
+    value: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    best = f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"
+    main(["predict", "-c", str(folder / "config.yaml"), best, f"--trainer.fast_dev_run={value}"])
+    assert "Recorded 2 episodes, saved none: trainer.fast_dev_run leaves nothing behind" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+SHORT = [*QUICK, "--data.total_env_steps=220", "--trainer.logger=false"]
+
+
+def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", PENDULUM, *SHORT, "--checkpoint.save_weights_only=true"])
+    [best] = tmp_path.glob("runs/*/*/checkpoints/best.ckpt")
+    capsys.readouterr()
+    for stage, metric in (("validate", "val/return_mean"), ("test", "test/return_mean")):
+        main([stage, "-c", PENDULUM, *SHORT, f"--ckpt_path={best}"])
+        out = capsys.readouterr().out
+        assert metric in out
+        assert re.search(r"env_steps\s+│\s+220\.0", out)
+    main(["predict", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}"])
+    assert "Recorded 2 episodes" in capsys.readouterr().out
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}")
+    assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as model.init_from"
+
+
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
     finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +382,32 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused_before_a_folder_exists(
     assert "observation space Box(3,) float32" in line
     Path("half.ckpt").write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert "truncated" in refusal(capsys, "test", "-c", PENDULUM, "--ckpt_path=half.ckpt")
+
+
+class Mine(EnvironmentInteraction):
+    """A user's own, which replaces the learner's."""
+
+
+class MineByAnotherName(EnvironmentInteraction):
+    """One whose state Lightning keeps under a name of its own."""
+
+    state_key = "steps"
+
+
+@pytest.mark.parametrize("kind", [Mine, MineByAnotherName])
+def test_a_finished_run_with_a_users_own_interaction_is_not_resumed_either(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "-c", PENDULUM, *SHORT, f"--trainer.callbacks={__name__}.{kind.__name__}"]
+    main(command)
+    [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    assert "EnvironmentInteraction" not in torch.load(last, weights_only=True)["callbacks"]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    line = refusal(capsys, *command, f"--ckpt_path={last}")
+    assert "data.total_env_steps=220 is not allowed" in line
+    assert "220 environment steps behind it" in line
 
 
 def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_checkpoint_intact(

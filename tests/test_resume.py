@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from rl_lightning import MLP, SAC, ReplayDataModule, UsageError
+from rl_lightning import MLP, SAC, EnvironmentInteraction, ReplayDataModule, UsageError
 
 TINY = partial(MLP, hidden_sizes=(8,))
 
@@ -58,7 +58,8 @@ def fit(folder: Path, model: SAC, data: ReplayDataModule, ckpt_path: Path | None
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
-    fit(folder, *make(total_env_steps=300))
+    trainer = fit(folder, *make(total_env_steps=300))
+    trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
     return folder / "last.ckpt"
 
 
@@ -120,6 +121,18 @@ def test_a_resumed_run_starts_from_the_saved_weights_moments_and_generators(chec
     for moment, optimizer in zip(seen["moments"], saved["optimizer_states"], strict=True):
         torch.testing.assert_close(moment, optimizer["state"][0]["exp_avg"], rtol=0, atol=0)
     torch.testing.assert_close(seen["rng"], saved["callbacks"]["EnvironmentInteraction"]["rng"]["cpu"])
+
+
+def test_a_resumed_run_counts_on_with_a_users_own_interaction(checkpoint: Path) -> None:
+    class Mine(EnvironmentInteraction):
+        pass
+
+    model, data = make(total_env_steps=301)
+    mine = Mine()
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[mine], max_epochs=-1, enable_checkpointing=False)
+    trainer.fit(model, data, ckpt_path=checkpoint)
+    assert mine.env_steps == 301
+    assert model.gradient_steps == 201
 
 
 def test_a_learning_rate_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
@@ -204,10 +217,45 @@ def test_a_checkpoint_of_other_spaces_or_networks_is_refused(checkpoint: Path) -
         SAC(data.observation_space, data.action_space, init_from=checkpoint, compile=False)
 
 
-def test_weights_load_through_lightnings_own_load_from_checkpoint(checkpoint: Path) -> None:
+@pytest.mark.parametrize("name", ["last.ckpt", "weights.ckpt"])
+def test_weights_load_through_lightnings_own_load_from_checkpoint(checkpoint: Path, name: str) -> None:
     _, data = make(total_env_steps=150)
     model = SAC.load_from_checkpoint(
-        checkpoint, observation_space=data.observation_space, action_space=data.action_space, network=TINY
+        checkpoint.with_name(name),
+        observation_space=data.observation_space,
+        action_space=data.action_space,
+        network=TINY,
     )
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     torch.testing.assert_close(model.state_dict()["policy.body.0.weight"], saved["policy.body.0.weight"])
+
+
+def evaluator() -> Trainer:
+    return Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_weights_alone_are_evaluated_as_the_whole_checkpoint_is(checkpoint: Path, stage: str) -> None:
+    results = []
+    for path in (checkpoint, checkpoint.with_name("weights.ckpt")):
+        model, data = make(total_env_steps=150)
+        results += getattr(evaluator(), stage)(model, datamodule=data, ckpt_path=path, verbose=False)
+    assert results[0]["env_steps"] == 300
+    assert results[0] == results[1]
+
+
+def test_weights_alone_are_recorded_as_the_whole_checkpoint_is(checkpoint: Path) -> None:
+    recorded = []
+    for path in (checkpoint, checkpoint.with_name("weights.ckpt")):
+        [[episode]] = evaluator().predict(*make(total_env_steps=150), ckpt_path=path)
+        recorded.append(episode.action)
+    torch.testing.assert_close(*recorded, rtol=0, atol=0)
+
+
+def test_weights_alone_are_not_resumed(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint.with_name("weights.ckpt")
+    with pytest.raises(UsageError) as refusal:
+        fit(tmp_path, *make(total_env_steps=350), path)
+    assert str(refusal.value) == (
+        f"ckpt_path={str(path)!r} is not allowed: it holds weights only; give it as model.init_from"
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
-from rl_lightning.checkpoints import KEY, check_signature, keep_settings, load_checkpoint, signature
+from rl_lightning.checkpoints import KEY, check_resumable, check_signature, keep_settings, load_checkpoint, signature
 from rl_lightning.compilation import compiled_or_eager
 from rl_lightning.data.datamodules import ReplayDataModule
 from rl_lightning.data.module import EnvironmentDataModule
@@ -273,18 +273,24 @@ class Algorithm(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is."""
+        """Note whose checkpoint it is, and how far the run has come."""
         checkpoint[KEY] = signature(self, self.observation_space, self.action_space)
-        checkpoint[KEY]["gradient_steps"] = self.gradient_steps
+        checkpoint[KEY].update(gradient_steps=self.gradient_steps, env_steps=self.env_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
         check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
         self.gradient_steps = checkpoint[KEY]["gradient_steps"]
-        keep_settings(checkpoint, self.configure_optimizers())
-        for callback in self.trainer.callbacks if self._trainer else []:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
+        if self._trainer is None:
+            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EnvironmentInteraction):  # a checkpoint of weights alone has no callback's state
+                callback.env_steps = checkpoint[KEY]["env_steps"]
+            if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint.get("callbacks", {}):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
+        if self.trainer.state.fn == "fit":  # evaluation has no optimizers
+            check_resumable(checkpoint, str(self.trainer.ckpt_path))
+            keep_settings(checkpoint, self.configure_optimizers())
 
     def load_weights(self, path: str | Path) -> None:
         """Start from the networks of a checkpoint; optimizers, counters and replay start fresh.

@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from toys import LINEAR, CounterEnv, GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
@@ -335,14 +336,14 @@ def test_the_logged_return_is_the_raw_undiscounted_return_of_the_episodes_since_
     fit(model, data, make_trainer(logger=logger, log_every_n_steps=5))
     rows = read_rows(logger)
     assert [int(float(row["env_steps"])) for row in rows][:3] == [12 + 5 * num_envs * i for i in (1, 2, 3)]
-    last_row = 0
+    last_row = random_steps = 12 // num_envs
     for row in rows:
         until = int(float(row["env_steps"])) // num_envs
         finished = [
             int(step.next_obs[1])  # a CounterEnv episode of length T returns 1 + 2 + ... + T
             for env in CounterEnv.stepped()
-            for step in env.log[last_row:until]
-            if step.terminated or step.truncated
+            for t, step in enumerate(env.log[last_row:until], start=last_row + 1)
+            if (step.terminated or step.truncated) and t - step.next_obs[1] >= random_steps
         ]
         last_row = until
         if finished:
@@ -351,6 +352,18 @@ def test_the_logged_return_is_the_raw_undiscounted_return_of_the_episodes_since_
         else:
             assert row["train/return"] == ""
     assert last_row * num_envs == 132, "the last row is at the end of the run"
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "counted"), [(6, [14, 21, 28]), (7, [14, 21, 28]), (8, [21, 28]), (13, [21, 28]), (15, [28])]
+)
+def test_episodes_with_random_steps_in_them_are_left_out_of_the_logged_return(tmp_path, learning_starts, counted):
+    data = counter_data(env_kwargs={"length": 7}, learning_starts=learning_starts, total_env_steps=30)
+    logger = CSVLogger(tmp_path)
+    train(data, make_trainer(logger=logger, log_every_n_steps=1))
+    rows = [row for row in read_rows(logger) if row["train/return"]]
+    assert [int(row["env_steps"]) for row in rows] == counted  # episodes end at 7, 14, 21 and 28
+    assert {(float(row["train/return"]), float(row["train/episode_length"])) for row in rows} == {(28.0, 7.0)}
 
 
 def test_every_row_carries_env_steps(tmp_path):
@@ -362,6 +375,59 @@ def test_every_row_carries_env_steps(tmp_path):
     evaluated = [int(float(row["env_steps"])) for row in rows if row.get("val/return_mean")]
     assert evaluated == [42, 72, 102]
     assert all(row["train/q_loss"] for row in rows if not row.get("val/return_mean"))
+
+
+class Clock:
+    """Stands still, but for what says that it takes time; in seconds."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def taken_in(self, hook, seconds):
+        """A callback that takes so long in this hook."""
+        callback = Callback()
+        setattr(callback, hook, lambda *arguments: self.spend(seconds))
+        return callback
+
+    def spend(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("slow_hook", "validate"),
+    [
+        ("on_save_checkpoint", False),
+        ("on_save_checkpoint", True),
+        ("on_train_epoch_end", False),
+        ("on_train_epoch_end", True),
+        ("on_validation_start", True),
+        ("on_validation_end", True),
+    ],
+)
+def test_the_speed_is_of_collection_and_learning_alone(tmp_path, monkeypatch, slow_hook, validate):
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock)
+    data = counter_data(env_steps_per_epoch=20, total_env_steps=72, eval_episodes=2)
+    model, logger = tiny_sac(data.observation_space, data.action_space), CSVLogger(tmp_path)
+    act = model.act
+
+    def slow_in_evaluation(obs, deterministic=False):
+        clock.spend(1000.0 if deterministic else 1.0)
+        return act(obs, deterministic)
+
+    model.act = slow_in_evaluation
+    callbacks = [
+        clock.taken_in("on_gradient_step_end", 3.0),
+        clock.taken_in(slow_hook, 1000.0),
+        ModelCheckpoint(tmp_path, filename="epoch"),
+        ModelCheckpoint(tmp_path, filename="batch", every_n_train_steps=3 * 7),  # every 7 batches, of 3 optimizers
+    ]
+    fit(model, data, make_trainer(callbacks, logger, validate, log_every_n_steps=5))
+    assert clock.now >= (1 + 3) * 60 + 3 * 1000, "the hook was called in each of 3 epochs"
+    speeds = [float(row["time/env_steps_per_second"]) for row in read_rows(logger) if row["train/q_loss"]]
+    assert speeds == [1 / (1 + 3)] * (60 // 5)
 
 
 def test_a_diverged_policy_ends_the_run_with_a_message():
