@@ -21,7 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
 from rl_lightning import DDPG, DQN, MLP, TD3, ReplayDataModule, SACv2
-from rl_lightning.algorithms.module import Algorithm
+from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.optim import FusedAdam
 
 

@@ -28,7 +28,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
-from rl_lightning.data.module import TEST_SEED
+from rl_lightning.data.base import TEST_SEED
 
 TEST_EPISODES = 100
 

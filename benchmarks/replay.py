@@ -29,7 +29,7 @@ import torch
 from benchmarks.halfcheetah import BATCH_SIZE, ENV_ID
 from benchmarks.report import describe_machine, markdown_table, publish, run_fresh, summarize
 from rl_lightning import SAC, TD3, ReplayBuffer, Transition, make_env
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 GAMMA, ALPHA, BETA = 0.99, 0.6, 0.4
 BLOCK = 20  # samples from one buffer before the other's turn

@@ -1,16 +1,13 @@
 """One progress bar for the whole run, in environment steps."""
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-if TYPE_CHECKING:
-    from rl_lightning.algorithms.module import Algorithm
+from rl_lightning.data import EnvironmentDataModule
 
 
 class EnvStepsProgressBar(ProgressBar):
@@ -36,20 +33,21 @@ class EnvStepsProgressBar(ProgressBar):
         """Draw again."""
         self._enabled = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
-        total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-        self._open("Training", "env step", total, pl_module.env_steps)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: EnvironmentDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._clock = data.clock
+        self._open("Training", "env step", data.clock.total, data.clock.env_steps)
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: Algorithm, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._advance_to(pl_module.env_steps)
+        self._advance_to(self._clock.env_steps)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (batch_idx + 1) % every == 0:
             self._show_returns(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
-        self._advance_to(pl_module.env_steps)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._advance_to(self._clock.env_steps)
         self._show_returns(trainer)
         self._close()
 

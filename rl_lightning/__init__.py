@@ -2,10 +2,10 @@
 
 from rl_lightning.algorithms.a2c import A2C
 from rl_lightning.algorithms.actor_critic import ActorCritic
+from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.ddpg import DDPG
 from rl_lightning.algorithms.discrete_sac import DiscreteSAC
 from rl_lightning.algorithms.dqn import DQN
-from rl_lightning.algorithms.module import Algorithm
 from rl_lightning.algorithms.ppo import PPO
 from rl_lightning.algorithms.reinforce import REINFORCE
 from rl_lightning.algorithms.sac import SAC
@@ -14,12 +14,11 @@ from rl_lightning.algorithms.soft_q import SoftQ
 from rl_lightning.algorithms.td3 import TD3
 from rl_lightning.algorithms.trpo import TRPO
 from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, PolyakAveraging
-from rl_lightning.data.datamodules import ReplayDataModule
-from rl_lightning.data.replay import ReplayBuffer
-from rl_lightning.data.rollout import RolloutDataModule
-from rl_lightning.envs import make_env, make_vec_env
+from rl_lightning.data import ReplayBuffer, ReplayDataModule, RolloutDataModule
+from rl_lightning.environments.make import make_env, make_vec_env
 from rl_lightning.errors import EnvironmentFault, UsageError
-from rl_lightning.networks import MLP
+from rl_lightning.exploration import ActionNoise, EpsilonGreedy
+from rl_lightning.networks import MLP, PolicyAndValue
 from rl_lightning.types import Episode, Rollout, Transition
 
 __all__ = [
@@ -32,6 +31,7 @@ __all__ = [
     "SAC",
     "TD3",
     "TRPO",
+    "ActionNoise",
     "ActorCritic",
     "Algorithm",
     "DiscreteSAC",
@@ -39,6 +39,8 @@ __all__ = [
     "EnvironmentFault",
     "EnvironmentInteraction",
     "Episode",
+    "EpsilonGreedy",
+    "PolicyAndValue",
     "PolyakAveraging",
     "ReplayBuffer",
     "ReplayDataModule",

@@ -1,5 +1,5 @@
 """`python -m rl_lightning` is `rl-lightning`."""
 
-from rl_lightning.cli import main
+from rl_lightning.cli.main import main
 
 main()

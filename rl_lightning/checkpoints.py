@@ -2,11 +2,16 @@
 
 import pickle
 import tempfile
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State
@@ -85,7 +90,7 @@ def check_resumable(checkpoint: State, path: str) -> None:
     Raises:
         UsageError: where optimizers were left out (`save_weights_only`).
     """
-    require("optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as model.init_from")
+    require("optimizer_states" in checkpoint, "ckpt_path", path, "it holds weights only; give it as init_from")
 
 
 def _describe(space: gym.Space[Any]) -> str:
@@ -95,29 +100,115 @@ def _describe(space: gym.Space[Any]) -> str:
     return str(space)
 
 
-def keep_settings(checkpoint: State, configured: Any) -> None:
-    """Make a checkpoint's optimizers and schedulers continue with this run's settings, in place.
+class Continued(NamedTuple):
+    """An optimizer of this run, made anew, that a checkpoint may go on from.
 
-    Lightning would restore learning rates and the like along with the moments, over what a flag says now. Counters
-    and moments stay; a learning rate under way in a schedule keeps its ratio to the initial one.
+    Its parameters and those in the checkpoint are matched by name, groups and order aside.
+    """
+
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    parameters: dict[int, str]  # names in the network, by id
+
+    def describe(self) -> State:
+        """What a checkpoint says of it, to be matched with a later run's; taken when the optimizer is new.
+
+        The scheduler's first state tells what in a later one is a counter: whatever has changed since.
+        """
+        groups = self.optimizer.param_groups
+        return {
+            "optimizer": _kind(self.optimizer),
+            "groups": [[self.parameters[id(parameter)] for parameter in group["params"]] for group in groups],
+            "scheduler": _kind(self.scheduler) if self.scheduler else None,
+            "first_state": deepcopy(self.scheduler.state_dict()) if self.scheduler else {},
+        }
+
+
+def continue_optimizers(checkpoint: State, described: dict[str, State], own: dict[str, Continued]) -> None:
+    """Make a checkpoint's optimizers and schedulers those of this run, with this run's settings, in place.
+
+    Lightning would restore learning rates and the like along with the moments, over what a flag says now, and match by
+    position. Moments and counters go on; a learning rate under way in a schedule keeps its ratio to the initial one.
+    What the checkpoint lacks, or has of another kind, begins anew.
 
     Args:
-        checkpoint: to be restored.
-        configured: what `configure_optimizers` returns for this run.
+        checkpoint: to be restored by Lightning.
+        described: of the checkpoint's optimizers by name, in the order in which they were saved.
+        own: this run's by name, in the order in which Lightning restores them.
+
+    Warns:
+        UserWarning: an optimizer or scheduler of another kind.
     """
-    for saved, entry in zip(checkpoint.get("optimizer_states", []), configured, strict=True):
-        for saved_group, group in zip(saved["param_groups"], entry["optimizer"].param_groups, strict=True):
-            # the share of the initial learning rate that the schedule has come to, if there is one then and now
-            initial = saved_group.pop("initial_lr", None)
-            progress = saved_group["lr"] / initial if initial and "initial_lr" in group else 1.0
-            settings = {name: value for name, value in group.items() if name != "params"}
-            saved_group.update(settings, lr=group.get("initial_lr", group["lr"]) * progress)
-    checkpoint["lr_schedulers"] = [_counters(saved) for saved in checkpoint.get("lr_schedulers", [])]
+    saved_optimizers = dict(zip(described, checkpoint["optimizer_states"], strict=True))
+    with_scheduler = [name for name, description in described.items() if description["scheduler"]]
+    saved_schedulers = dict(zip(with_scheduler, checkpoint["lr_schedulers"], strict=True))
+    checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
+    for name, one in own.items():
+        before, now = described.get(name), one.describe()
+        for part in ("optimizer", "scheduler"):
+            if before and before[part] and now[part] and before[part] != now[part]:
+                rank_zero_warn(
+                    f"{name}_{part} of the checkpoint is a {before[part]}, now a {now[part]}: it begins anew"
+                )
+        same_optimizer = before is not None and before["optimizer"] == now["optimizer"]
+        same_scheduler = before is not None and one.scheduler is not None and before["scheduler"] == now["scheduler"]
+        state = one.optimizer.state_dict()
+        if before is not None and same_optimizer:
+            state = _moments(saved_optimizers[name], before["groups"], state, now["groups"], with_rates=same_scheduler)
+        checkpoint["optimizer_states"].append(state)
+        if one.scheduler is not None:
+            counted = one.scheduler.state_dict()
+            if before is not None and same_scheduler:
+                counted = moved_on(counted, saved_schedulers[name], before["first_state"])
+                counted["_last_lr"] = [group["lr"] for group in state["param_groups"]]
+            checkpoint["lr_schedulers"].append(counted)
 
 
-def _counters(scheduler: State) -> State:
-    """How far a scheduler has come, and those inside it (SequentialLR); everything else is a setting."""
-    state: State = {name: scheduler[name] for name in ("last_epoch", "_step_count", "_last_lr") if name in scheduler}
-    if "_schedulers" in scheduler:
-        state["_schedulers"] = [_counters(inner) for inner in scheduler["_schedulers"]]
-    return state
+def _moments(saved: State, saved_names: list[list[str]], own: State, names: list[list[str]], with_rates: bool) -> State:
+    """An optimizer's state with the settings of `own` and the moments of `saved`, parameter by parameter.
+
+    Args:
+        saved: a checkpoint's `state_dict` of an optimizer.
+        saved_names: of the parameters in each of its groups.
+        own: the new optimizer's.
+        names: of the parameters in each of its groups.
+        with_rates: keep the share of the initial learning rate that the schedule has come to.
+    """
+    place, group_of = {}, {}
+    for group, its_names in zip(saved["param_groups"], saved_names, strict=True):
+        for name, index in zip(its_names, group["params"], strict=True):
+            place[name], group_of[name] = index, group
+    state = {}
+    for group, its_names in zip(own["param_groups"], names, strict=True):
+        for name, index in zip(its_names, group["params"], strict=True):
+            if name in place and place[name] in saved["state"]:
+                state[index] = saved["state"][place[name]]
+        before = group_of.get(its_names[0])
+        if with_rates and before and before.get("initial_lr") and "initial_lr" in group:
+            group["lr"] = group["initial_lr"] * (before["lr"] / before["initial_lr"])
+    return {**own, "state": state}
+
+
+def moved_on(own: Any, saved: Any, first: Any) -> Any:
+    """A state that goes on: of `saved` whatever has changed since it was `first`, of `own` all the rest.
+
+    What a run changes is a counter; what it leaves alone is a setting, and those are this run's.
+    """
+    if isinstance(own, dict) and isinstance(saved, dict) and isinstance(first, dict):
+        new = {key: value for key, value in saved.items() if key not in own and key not in first}
+        both = {key: moved_on(value, saved.get(key, value), first.get(key)) for key, value in own.items()}
+        return both | new
+    if isinstance(saved, list | tuple) and all(type(x) is type(saved) and len(x) == len(saved) for x in (own, first)):
+        return type(saved)(moved_on(*parts) for parts in zip(own, saved, first, strict=True))
+    changed = (
+        not torch.equal(saved, first) if isinstance(saved, Tensor) and isinstance(first, Tensor) else saved != first
+    )
+    return saved if changed else own
+
+
+def _kind(made: object) -> str:
+    """The class, or for one of our optimizers the class of torch whose state it has."""
+    bases = type(made).__mro__
+    torchs = next((base for base in bases if base.__module__.startswith("torch.")), type(made))
+    kind = torchs if type(made).__module__.startswith("rl_lightning.fast") else type(made)
+    return f"{kind.__module__}.{kind.__qualname__}"

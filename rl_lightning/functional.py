@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rl_lightning.fast.tensors import lerp
+
 LOG_2 = math.log(2.0)
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -46,7 +48,7 @@ Loss = Literal["squared", "huber"]
 LOSSES = {"squared": half_squared_error, "huber": huber_loss}
 
 
-def of_action(q: Tensor, action: Tensor) -> Tensor:
+def q_of_action(q: Tensor, action: Tensor) -> Tensor:
     """Q(s, a) out of Q(s, ·): [B, A] and [B] int64 to [B]."""
     _assert_rank(1, action)
     return q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -173,7 +175,7 @@ def polyak_update(target: list[Tensor], online: list[Tensor], tau: float) -> Non
     with torch.no_grad():
         pairs = list(zip(target, online, strict=True))
         if floating := [pair for pair in pairs if pair[0].is_floating_point()]:
-            torch._foreach_lerp_([old for old, _ in floating], [new for _, new in floating], tau)
+            lerp([old for old, _ in floating], [new for _, new in floating], tau)
         for old, new in pairs:
             if not old.is_floating_point():
                 old.copy_(new)

@@ -1,4 +1,4 @@
-"""Schedules of settings over a run, by the share of its environment steps that is done."""
+"""The clock of a run, in environment steps, and settings that change by it."""
 
 import math
 from typing import Literal, get_args
@@ -6,6 +6,25 @@ from typing import Literal, get_args
 from rl_lightning.errors import require
 
 Schedule = Literal["constant", "linear", "cosine"]
+
+
+class Clock:
+    """Environment steps of a run: the collector moves it, whatever depends on the time reads it.
+
+    Args:
+        total: length of the run, in environment steps of all environments together.
+
+    Attributes:
+        env_steps: taken so far.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.env_steps = total, 0
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, at most 1."""
+        return min(1.0, self.env_steps / self.total) if self.total else 1.0
 
 
 def scheduled(schedule: Schedule, start: float, end: float, progress: float) -> float:

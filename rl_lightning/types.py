@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Space = gym.Space[Any]
 
 Obs = Tensor | dict[str, Any]
 """Observations as learners see them: a tensor, or for Dict spaces a dict of them, nested as the space is."""
@@ -47,6 +50,11 @@ class Step(NamedTuple):
     next_obs: Any
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Where an episode has ended, [num_envs]."""
+        return self.terminated | self.truncated
 
 
 class Episode(NamedTuple):

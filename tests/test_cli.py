@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from rl_lightning import EnvironmentInteraction
-from rl_lightning.cli import main
+from rl_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rl_lightning import A2C, MLP, Rollout
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 OBS, ACTION = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)
 

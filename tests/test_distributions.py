@@ -6,7 +6,7 @@ import torch
 from torch import distributions as oracles
 from torch.distributions import Independent, kl_divergence
 
-from rl_lightning.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
+from rl_lightning.networks.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
 
 PARTS = (2, 3, 4)
 KINDS = ["categorical", "multi-categorical", "bernoulli", "gaussian"]

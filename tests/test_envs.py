@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from toys import CounterEnv
 
 from rl_lightning import SAC, EnvironmentFault, UsageError, make_env, make_vec_env
-from rl_lightning.envs import CartPoleVector
-from rl_lightning.evaluation import to_tensor
+from rl_lightning.environments.episodes import to_tensor
+from rl_lightning.environments.make import CartPoleVector
 
 
 def given_action(env, action):

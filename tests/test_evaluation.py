@@ -4,8 +4,8 @@ import torch
 from toys import CounterEnv, counter_data, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import make_vec_env
-from rl_lightning.data.module import PREDICT_SEED, TEST_SEED, VAL_SEED
-from rl_lightning.evaluation import play_episodes, record_episode
+from rl_lightning.data.base import PREDICT_SEED, TEST_SEED, VAL_SEED
+from rl_lightning.environments.episodes import play_episodes, record_episode
 
 
 def stand_still(obs):

@@ -9,11 +9,11 @@ from torch import nn
 from toys import LINEAR, TINY, counter_data, fit, tiny_sac
 
 from rl_lightning import PPO, UsageError
-from rl_lightning.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
-from rl_lightning.encoders import NatureCNN, make_encoder
 from rl_lightning.functional import squashed_gaussian_log_prob
 from rl_lightning.networks import MLP, SquashedGaussianPolicy, TwinQ, ValueNetwork
-from rl_lightning.policy_and_value import CategoricalHead, GaussianHead, PolicyAndValue
+from rl_lightning.networks.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
+from rl_lightning.networks.encoders import NatureCNN, make_encoder
+from rl_lightning.networks.policy_and_value import CategoricalHead, GaussianHead, PolicyAndValue
 
 VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
 HWC, CHW = Box(0, 255, (36, 40, 3), np.uint8), Box(0, 255, (3, 36, 40), np.uint8)

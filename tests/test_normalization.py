@@ -6,7 +6,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_lightning.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
+from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
 
 
 def alone(tensor):

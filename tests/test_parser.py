@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from rl_lightning.cli import RLCLI
-from rl_lightning.envs import make_env
+from rl_lightning.cli.causes import Cause, find_cause
+from rl_lightning.cli.lookups import allowed, nearest, settings_of
+from rl_lightning.cli.main import RLCLI
+from rl_lightning.cli.messages import explain
+from rl_lightning.cli.parser import config_files_first
+from rl_lightning.environments.make import make_env
 from rl_lightning.errors import UsageError
-from rl_lightning.parser import config_files_first
-from rl_lightning.parser_causes import Cause, find_cause
-from rl_lightning.parser_lookups import allowed, nearest, settings_of
-from rl_lightning.parser_messages import explain
 
 FIT = ["fit", "--model=SAC", "--data=ReplayDataModule", "--data.env_id=Pendulum-v1"]
 YAML = """\
@@ -400,7 +400,7 @@ def test_what_an_object_refuses_is_raised_as_it_is_before_a_run_folder_exists(tm
 
 def test_the_program_prints_the_line_and_nothing_else(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "rl_lightning.cli", *FIT, "--model.gama=1"],
+        [sys.executable, "-m", "rl_lightning", *FIT, "--model.gama=1"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -1,29 +1,22 @@
 """Advantage actor-critic over several environments: A3C's synchronous form (arXiv:1602.01783), with GAE."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import gymnasium as gym
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
-from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
+from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
+from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
-from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import ForeachRMSprop
-from rl_lightning.policy_and_value import PolicyAndValue
-from rl_lightning.types import Obs, Rollout, flat_in_time
+from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 
 class A2C(Algorithm):
     """One gradient step for each rollout, along A_t ∇log π(a_t|s_t), with n-step or GAE advantages A_t.
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         gae_lambda: λ in [0, 1]; 1 gives n-step returns up to the rollout's end.
@@ -41,19 +34,19 @@ class A2C(Algorithm):
         value_optimizer: steps the value.
         policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
         value_scheduler: likewise.
-        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
         compile: run `gradients` as one compiled graph.
 
     Raises:
-        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+        UsageError: a space it cannot handle, or a value out of range.
     """
 
     learns_from = RolloutDataModule
+    acts_in = "any"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         gae_lambda: float = 1.0,
         ent_coef: float = 0.0,
@@ -70,47 +63,39 @@ class A2C(Algorithm):
         value_optimizer: OptimizerCallable = lambda params: ForeachRMSprop(params, lr=7e-4, eps=1e-5),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, compile)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(0.0 <= gae_lambda <= 1.0, "gae_lambda", gae_lambda, "give a number in [0, 1]")
-        require(ent_coef >= 0.0, "ent_coef", ent_coef, "give 0 or more")
-        require(vf_coef > 0.0, "vf_coef", vf_coef, "give a number above 0")
-        require(
-            max_grad_norm is None or max_grad_norm > 0.0, "max_grad_norm", max_grad_norm, "give more than 0, or null"
-        )
-        self.gamma, self.gae_lambda, self.ent_coef, self.vf_coef = gamma, gae_lambda, ent_coef, vf_coef
+        super().__init__(observation_space, action_space, gamma, compile)
+        check_ranges(gae_lambda=gae_lambda, ent_coef=ent_coef, vf_coef=vf_coef, max_grad_norm=max_grad_norm)
+        self.gae_lambda, self.ent_coef, self.vf_coef = gae_lambda, ent_coef, vf_coef
         self.max_grad_norm, self.normalize_advantage = max_grad_norm, normalize_advantage
-        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
-        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
         self.networks = PolicyAndValue(
             observation_space,
             action_space,
             network,
-            "A2C",
             state_dependent_std,
             log_std_init,
             shared_trunk,
             normalize_observations,
             gamma if normalize_returns else None,
         )
-        self.configure_optimizers()  # what they refuse is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
+        self.learned("policy", self.networks.policy, policy_optimizer, policy_scheduler)
+        self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
         return self.networks.act(obs, deterministic)
 
-    def minibatches(self, batch: RolloutStream) -> Iterator[Rollout]:
-        """Each rollout whole, [T, N, ...]."""
-        for rollout in batch:
-            yield self.networks.prepared(rollout, self.gather)
-            self.networks.take_in(rollout, self.gather)
+    def learn(self, batch: RolloutStream) -> None:
+        """The loop of one thread of Algorithm S3, with N environments in step for its threads."""
+        for rollout in batch:  # π_φ acts until t − t_start = t_max
+            found = self.compute_gradients(self.networks.scale_rewards(rollout, self.gather))
+            self.step("policy", found)  # φ ← φ + η ∇_φ (log π_φ(a_t|s_t) A_t + β H(π_φ(·|s_t)))
+            self.step("value", found)  # θ ← θ − η ∇_θ (R − V_θ(s_t))²
+            self.end_gradient_step(found)
+            self.networks.observe(rollout, self.gather)
 
-    def gradients(self, batch: Rollout) -> tuple[Metrics, Gradients]:
+    def gradients(self, batch: Rollout) -> Gradients:
         """Of the policy's and the value's loss."""
         pi, value = self.networks(flat_in_time(batch.obs))  # value: [T N]
         advantage = self.networks.advantages(batch, value, self.gamma, self.gae_lambda)  # [T N]
@@ -129,10 +114,12 @@ class A2C(Algorithm):
         }
         # the policy does not enter the value's loss, nor the value the policy's: only a shared trunk sees both
         loss = policy_loss - self.ent_coef * entropy + self.vf_coef * value_loss
-        gradients = gradients_of(loss, [self.networks.policy, self.networks.value])
-        return {name: metric.detach() for name, metric in metrics.items()}, [
-            clipped_to_norm(own, self.max_grad_norm) for own in gradients
-        ]
+        policy_gradient, value_gradient = grads(loss, [self.networks.policy, self.networks.value])
+        gradients = {
+            "policy": clipped_to_norm(policy_gradient, self.max_grad_norm),
+            "value": clipped_to_norm(value_gradient, self.max_grad_norm),
+        }
+        return Gradients(gradients, metrics)
 
     def check_data(self, data: object) -> None:
         """Refuse whole episodes."""
@@ -143,11 +130,4 @@ class A2C(Algorithm):
             "rollout_steps",
             data.rollout_steps,
             "A2C learns from rollouts of one size; give 1 or more, or choose REINFORCE",
-        )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One for each network, in the order of `gradients`."""
-        return (
-            configured("policy_optimizer", self.networks.policy, self.policy_optimizer, self.policy_scheduler),
-            configured("value_optimizer", self.networks.value, self.value_optimizer, self.value_scheduler),
         )

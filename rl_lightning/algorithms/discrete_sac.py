@@ -1,36 +1,33 @@
 """Soft actor-critic for discrete actions (arXiv:1910.07207): expectations over actions are sums, nothing is sampled."""
 
 import math
-from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import torch
+from gymnasium.spaces import flatdim
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
+from rl_lightning.algorithms.base import Algorithm, Gradients, grad
 from rl_lightning.callbacks import PolyakAveraging
-from rl_lightning.distributions import Categorical
-from rl_lightning.envs import check_discrete_action_space
+from rl_lightning.data import ReplayStream
 from rl_lightning.errors import require
-from rl_lightning.functional import mean_td_error, of_action, td_target, twin_q_loss
+from rl_lightning.functional import mean_td_error, q_of_action, td_target, twin_q_loss
 from rl_lightning.networks import MLP, CategoricalPolicy, DiscreteTwinQ, NetworkCallable, Temperature
+from rl_lightning.networks.distributions import Categorical
 from rl_lightning.optim import FusedAdam
-from rl_lightning.types import Obs, Transition
+from rl_lightning.types import Obs, Space, Transition
 
 
 class DiscreteSAC(Algorithm):
     """Soft actor-critic with twin Q_θ1 and Q_θ2, a categorical π_φ, and a temperature α that holds its entropy.
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: a Discrete.
         gamma: the discount γ, in [0, 1].
         tau: weight of Q_θ in each update of its targets Q_θ̄, in (0, 1]; 1 copies it.
         target_update_interval: gradient steps from one update of Q_θ̄ to the next.
-        ent_coef: the temperature α at the start, above 0.
+        ent_coef: the temperature α at the start, above 0. None takes 1, or with `init_from` the checkpoint's.
         target_entropy: H̄, nats that the policy's entropy is held at by learning α; None takes 0.98 log A, the paper's.
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
@@ -38,21 +35,22 @@ class DiscreteSAC(Algorithm):
         ent_coef_optimizer: steps log α; None keeps α as it is.
         q_scheduler: of the learning rate of Q, stepped at every gradient step.
         policy_scheduler: likewise.
-        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
         compile: run `gradients` as one compiled graph.
 
     Raises:
-        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+        UsageError: a space it cannot handle, or a value out of range.
     """
+
+    acts_in = "discrete"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         tau: float = 0.005,
         target_update_interval: int = 1,
-        ent_coef: float = 1.0,
+        ent_coef: float | None = None,
         target_entropy: float | None = None,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -60,43 +58,48 @@ class DiscreteSAC(Algorithm):
         ent_coef_optimizer: OptimizerCallable | None = lambda params: FusedAdam(params, lr=3e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, compile)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(0.0 < ent_coef < math.inf, "ent_coef", ent_coef, "give a number above 0")
-        num_actions = check_discrete_action_space(action_space, "DiscreteSAC")
-        self.gamma = gamma
-        self.target_entropy = 0.98 * math.log(num_actions) if target_entropy is None else target_entropy
+        super().__init__(observation_space, action_space, gamma, compile)
+        log_actions = math.log(flatdim(action_space))
+        self.target_entropy = 0.98 * log_actions if target_entropy is None else target_entropy
         require(
-            -math.inf < self.target_entropy <= math.log(num_actions),
+            -math.inf < self.target_entropy <= log_actions,
             "target_entropy",
             target_entropy,
-            f"give at most log {num_actions} = {math.log(num_actions):.2f} nats, which no policy exceeds",
+            f"give at most log {flatdim(action_space)} = {log_actions:.2f} nats, which no policy exceeds",
         )
-        self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
-        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
-        self.ent_coef_optimizer = ent_coef_optimizer
 
-        self.q = DiscreteTwinQ(observation_space, num_actions, network, "DiscreteSAC")  # Q_θ1, Q_θ2
+        self.q = self.learned("q", DiscreteTwinQ(observation_space, action_space, network), q_optimizer, q_scheduler)
         self.target_q = self.target_of(self.q)  # Q_θ̄1, Q_θ̄2
-        self.policy = CategoricalPolicy(observation_space, num_actions, network, "DiscreteSAC")  # π_φ
-        self.temperature = Temperature(ent_coef)  # α
+        policy = CategoricalPolicy(observation_space, action_space, network)
+        self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # π_φ
+        self.temperature = self.learned("ent_coef", Temperature(ent_coef), ent_coef_optimizer)  # α
         self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
-        self.configure_optimizers()  # what they refuse is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""
         log_pi = self.policy(obs)  # [B, A]
         return log_pi.argmax(-1) if deterministic else Categorical(log_pi).sample()
 
-    def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
-        """∇J_Q, ∇J_π and, where α is learned, ∇J(α) at one minibatch."""
+    def learn(self, batch: ReplayStream) -> None:
+        """The gradient steps of Algorithm 1; `batch` takes its environment steps before each sample.
+
+        All gradients are taken at one minibatch and the same parameters.
+        """
+        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+            found = self.compute_gradients(minibatch)
+            self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J(θ_i), i = 1, 2
+            self.step("policy", found)  # φ ← φ − λ_π ∇J_π(φ)
+            if self.learns("ent_coef"):
+                self.step("ent_coef", found)  # α ← α − λ ∇J(α), by log α
+            self.end_gradient_step(found)  # θ̄_i ← τ θ_i + (1 − τ) θ̄_i, by PolyakAveraging
+            batch.prioritize(found.td_error)
+
+    def gradients(self, batch: Transition) -> Gradients:
+        """∇J_Q (Eq. 4), ∇J_π (Eq. 12) and, where α is learned, ∇J(α) (Eq. 11) at one minibatch."""
         q1, q2 = self.q(batch.obs)  # [B, A], [B, A]
-        q1_a, q2_a = of_action(q1, batch.action), of_action(q2, batch.action)  # [B], [B]
+        q1_a, q2_a = q_of_action(q1, batch.action), q_of_action(q2, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = twin_q_loss(q1_a, q2_a, target, batch.weight)
 
@@ -105,22 +108,21 @@ class DiscreteSAC(Algorithm):
         policy_loss = -self.state_value(torch.minimum(q1, q2).detach(), log_pi, ent_coef.detach()).mean()
         entropy = -(log_pi.exp() * log_pi).sum(-1).mean()
 
+        td_error = mean_td_error(q1_a, q2_a, target)  # [B]
         metrics = {
             "train/q_loss": q_loss,
             "train/policy_loss": policy_loss,
             "train/entropy": entropy,
             "train/ent_coef": ent_coef,
             "train/q_mean": torch.minimum(q1_a, q2_a).mean(),
-            "train/td_error": mean_td_error(q1_a, q2_a, target),
+            "train/td_error": td_error,
         }
-        gradients = [
-            torch.autograd.grad(q_loss, list(self.q.parameters())),
-            torch.autograd.grad(policy_loss, list(self.policy.parameters())),
-        ]
-        if self.ent_coef_optimizer is not None:
+        gradients = {"q": grad(q_loss, self.q), "policy": grad(policy_loss, self.policy)}
+        if self.learns("ent_coef"):
+            # log α for α, as in SAC's code: the same sign, at a rate that does not depend on α
             ent_coef_loss = self.temperature.log_alpha * (entropy - self.target_entropy).detach()
-            gradients.append(torch.autograd.grad(ent_coef_loss, list(self.temperature.parameters())))
-        return {name: metric.detach() for name, metric in metrics.items()}, gradients
+            gradients["ent_coef"] = grad(ent_coef_loss, self.temperature)
+        return Gradients(gradients, metrics, td_error)
 
     @torch.no_grad()
     def next_value(self, batch: Transition) -> Tensor:
@@ -131,13 +133,3 @@ class DiscreteSAC(Algorithm):
     def state_value(self, q: Tensor, log_pi: Tensor, ent_coef: Tensor) -> Tensor:
         """E_π[Q(s, a) − α log π(a|s)], exactly: [B, A] and [B, A] to [B]."""
         return (log_pi.exp() * (q - ent_coef * log_pi)).sum(-1)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One for each of J_Q, J_π and J(α), in the order of `gradients`."""
-        optimizers = [
-            configured("q_optimizer", self.q, self.q_optimizer, self.q_scheduler),
-            configured("policy_optimizer", self.policy, self.policy_optimizer, self.policy_scheduler),
-        ]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(configured("ent_coef_optimizer", self.temperature, self.ent_coef_optimizer, None))
-        return tuple(optimizers)

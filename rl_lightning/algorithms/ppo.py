@@ -1,24 +1,19 @@
 """Proximal policy optimization with the clipped objective (arXiv:1707.06347)."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
-import gymnasium as gym
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
-from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
-from rl_lightning.errors import UsageError, require
+from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
+from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
+from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
-from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam
-from rl_lightning.policy_and_value import PolicyAndValue
-from rl_lightning.schedules import Schedule, scheduled
-from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
+from rl_lightning.schedules import Schedule, check_schedule, scheduled
+from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 
 class Samples(NamedTuple):
@@ -36,7 +31,7 @@ class PPO(Algorithm):
     """Several epochs of minibatches on each rollout, with the probability ratio clipped to 1 ± `clip_range`.
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         gae_lambda: λ in [0, 1].
@@ -61,19 +56,19 @@ class PPO(Algorithm):
         value_optimizer: steps the value.
         policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
         value_scheduler: likewise.
-        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
         compile: run `gradients` as one compiled graph.
 
     Raises:
-        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+        UsageError: a space it cannot handle, or a value out of range.
     """
 
     learns_from = RolloutDataModule
+    acts_in = "any"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         n_epochs: int = 10,
@@ -96,118 +91,95 @@ class PPO(Algorithm):
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4, eps=1e-5),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, compile)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(0.0 <= gae_lambda <= 1.0, "gae_lambda", gae_lambda, "give a number in [0, 1]")
-        require(n_epochs >= 1, "n_epochs", n_epochs, "give 1 or more")
+        super().__init__(observation_space, action_space, gamma, compile)
+        check_ranges(gae_lambda=gae_lambda, n_epochs=n_epochs, clip_range=clip_range, clip_range_vf=clip_range_vf)
+        check_ranges(ent_coef=ent_coef, vf_coef=vf_coef, max_grad_norm=max_grad_norm, target_kl=target_kl)
+        check_schedule("clip_range_schedule", clip_range_schedule)
         require(batch_size is None or batch_size >= 1, "batch_size", batch_size, "give 1 or more, or null")
-        require(clip_range > 0.0, "clip_range", clip_range, "give a number above 0")
-        schedules = get_args(Schedule)
-        require(
-            clip_range_schedule in schedules, "clip_range_schedule", clip_range_schedule, f"give one of {schedules}"
-        )
-        require(
-            clip_range_vf is None or clip_range_vf > 0.0, "clip_range_vf", clip_range_vf, "give more than 0, or null"
-        )
-        require(ent_coef >= 0.0, "ent_coef", ent_coef, "give 0 or more")
-        require(vf_coef > 0.0, "vf_coef", vf_coef, "give a number above 0")
-        require(
-            max_grad_norm is None or max_grad_norm > 0.0, "max_grad_norm", max_grad_norm, "give more than 0, or null"
-        )
-        require(target_kl is None or target_kl > 0.0, "target_kl", target_kl, "give more than 0, or null")
-        self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.n_epochs, self.batch_size, self.target_kl = n_epochs, batch_size, target_kl
-        self.initial_clip_range, self.clip_range_schedule = clip_range, clip_range_schedule
-        self.clip_range_vf, self.normalize_advantage = clip_range_vf, normalize_advantage
+        self.gae_lambda, self.n_epochs, self.batch_size, self.target_kl = gae_lambda, n_epochs, batch_size, target_kl
+        self.clip_range, self.clip_range_schedule, self.clip_range_vf = clip_range, clip_range_schedule, clip_range_vf
         self.ent_coef, self.vf_coef, self.max_grad_norm = ent_coef, vf_coef, max_grad_norm
-        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
-        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
+        self.normalize_advantage = normalize_advantage
         self.networks = PolicyAndValue(
             observation_space,
             action_space,
             network,
-            "PPO",
             state_dependent_std,
             log_std_init,
             shared_trunk,
             normalize_observations,
             gamma if normalize_returns else None,
         )
-        # a tensor, since a compiled graph is made anew for each value of a number
-        self.register_buffer("clip_range", torch.tensor(clip_range), persistent=False)
-        self.configure_optimizers()  # what they refuse is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
+        self.learned("policy", self.networks.policy, policy_optimizer, policy_scheduler)
+        self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
         return self.networks.act(obs, deterministic)
 
-    def minibatches(self, batch: RolloutStream) -> Iterator[Samples]:
-        """Of each rollout `n_epochs` passes, each in a new order; a rollout is left early by `target_kl`."""
-        for rollout in batch:
-            self._set_clip_range()
-            samples = self.with_advantages(rollout)
-            yield from self._passes(samples)
-            self.networks.take_in(rollout, self.gather)
+    def learn(self, batch: RolloutStream) -> None:
+        """Algorithm 1: run π_old in N environments for T steps, compute advantages, optimize L for K epochs."""
+        for rollout in batch:  # of π_θold, T steps of N environments
+            samples = self.with_advantages(rollout)  # Â_1, ..., Â_T
+            clip_range = self.present_clip_range()
+            for minibatch in shuffled(samples, self.n_epochs, self.batch_size):  # K epochs, size M ≤ N T
+                found = self.compute_gradients(minibatch, clip_range)
+                self.step("policy", found)  # along ∇(L^CLIP + c_2 S[π])
+                self.step("value", found)  # along −c_1 ∇L^VF
+                self.end_gradient_step(found)
+                if self.target_kl is not None and self.mean_kl(found) > 1.5 * self.target_kl:
+                    break
+            self.networks.observe(rollout, self.gather)
 
-    def _passes(self, samples: Samples) -> Iterator[Samples]:
-        size = len(samples.returns)
-        for _ in range(self.n_epochs):
-            order = torch.randperm(size, device=self.device)
-            shuffled = [map_obs(lambda x, order=order: x[order], field) for field in samples]
-            for start in range(0, size, self.batch_size or size):
-                end = start + (self.batch_size or size)
-                yield Samples(*(map_obs(lambda x, s=start, e=end: x[s:e], field) for field in shuffled))
-                if self.target_kl is not None and self._approx_kl() > 1.5 * self.target_kl:
-                    return
+    def mean_kl(self, found: Gradients) -> float:
+        """The estimate of KL(π_old ‖ π) at a minibatch, of all processes."""
+        assert found.approx_kl is not None
+        return self.mean_over_processes((found.approx_kl,))[0].item()
 
-    def _approx_kl(self) -> float:
-        return self._mean_over_processes((self.losses["train/approx_kl"],))[0].item()
-
-    def _set_clip_range(self) -> None:
-        clip_range = scheduled(self.clip_range_schedule, self.initial_clip_range, 0.0, self.progress)
-        assert isinstance(self.clip_range, Tensor)
-        self.clip_range.fill_(max(clip_range, 1e-6))
+    def present_clip_range(self) -> Tensor:
+        """ε at this time of the run, a scalar tensor: a compiled graph is made anew for each value of a number."""
+        clip_range = scheduled(self.clip_range_schedule, self.clip_range, 0.0, self.clock.progress)
+        return torch.tensor(max(clip_range, 1e-6), device=self.device)
 
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
-        rollout = self.networks.prepared(rollout, self.gather)
+        rollout = self.networks.scale_rewards(rollout, self.gather)
         obs, action = flat_in_time(rollout.obs), rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]
         return Samples(obs, action, pi.log_prob(action), value, advantage, returns=advantage + value)
 
-    def gradients(self, batch: Samples) -> tuple[Metrics, Gradients]:
-        """Of L^CLIP and the value's loss."""
+    def gradients(self, batch: Samples, clip_range: Tensor) -> Gradients:
+        """Of L^CLIP+VF+S (Eq. 9) at one minibatch; `clip_range` is ε, a scalar."""
         pi, value = self.networks(batch.obs)  # value: [B]
         log_ratio = pi.log_prob(batch.action) - batch.old_log_prob  # [B]
         ratio = log_ratio.exp()  # [B]
         advantage = standardized(batch.advantage) if self.normalize_advantage else batch.advantage  # [B]
-        assert isinstance(self.clip_range, Tensor)
 
         entropy = pi.entropy().mean()
-        policy_loss = -clipped_surrogate(ratio, advantage, self.clip_range)
+        approx_kl = (ratio - 1.0 - log_ratio).mean()
+        policy_loss = -clipped_surrogate(ratio, advantage, clip_range)
         value_loss = half_squared_error(self.clipped_value(value, batch.old_value), batch.returns)
         metrics = {
             "train/policy_loss": policy_loss,
             "train/value_loss": value_loss,
             "train/entropy": entropy,
-            "train/approx_kl": (ratio - 1.0 - log_ratio).mean(),
-            "train/clip_fraction": ((ratio - 1.0).abs() > self.clip_range).float().mean(),
+            "train/approx_kl": approx_kl,
+            "train/clip_fraction": ((ratio - 1.0).abs() > clip_range).float().mean(),
             "train/v_mean": value.mean(),
             "train/explained_variance": explained_variance(batch.old_value, batch.returns),
         }
         # the policy does not enter the value's loss, nor the value the policy's: only a shared trunk sees both
         loss = policy_loss - self.ent_coef * entropy + self.vf_coef * value_loss
-        gradients = gradients_of(loss, [self.networks.policy, self.networks.value])
-        return {name: metric.detach() for name, metric in metrics.items()}, [
-            clipped_to_norm(own, self.max_grad_norm) for own in gradients
-        ]
+        policy_gradient, value_gradient = grads(loss, [self.networks.policy, self.networks.value])
+        gradients = {
+            "policy": clipped_to_norm(policy_gradient, self.max_grad_norm),
+            "value": clipped_to_norm(value_gradient, self.max_grad_norm),
+        }
+        return Gradients(gradients, metrics, approx_kl=approx_kl)
 
     def clipped_value(self, value: Tensor, old_value: Tensor) -> Tensor:
         """V within `clip_range_vf` of what it was; all [B]."""
@@ -218,25 +190,7 @@ class PPO(Algorithm):
     def check_data(self, data: object) -> None:
         """Refuse whole episodes, and rollouts that minibatches do not divide."""
         super().check_data(data)
-        assert isinstance(data, RolloutDataModule)
-        if data.rollout_steps is None:
-            raise UsageError(
-                "rollout_steps=None is not allowed with PPO: minibatches need rollouts of one size; give 1+"
-            )
-        size = data.rollout_steps * data.num_envs
-        require(
-            self.batch_size is None or size % self.batch_size == 0,
-            "batch_size",
-            self.batch_size,
-            f"minibatches must divide a rollout of rollout_steps x num_envs = {size}; give a divisor of it",
-        )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One for each network, in the order of `gradients`."""
-        return (
-            configured("policy_optimizer", self.networks.policy, self.policy_optimizer, self.policy_scheduler),
-            configured("value_optimizer", self.networks.value, self.value_optimizer, self.value_scheduler),
-        )
+        check_minibatches(data, self.batch_size, "PPO")
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: Tensor) -> Tensor:

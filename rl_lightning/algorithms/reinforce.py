@@ -1,23 +1,18 @@
 """REINFORCE with baseline: Algorithm 1 of the lecture (Williams, 1992; Sutton and Barto, section 13.4)."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import gymnasium as gym
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
-from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
+from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
+from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import discounted_sum
-from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam
-from rl_lightning.policy_and_value import PolicyAndValue
-from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
+from rl_lightning.types import Obs, Rollout, Space, flat_in_time, map_obs
 
 Update = Literal["episode", "step"]
 
@@ -35,7 +30,7 @@ class REINFORCE(Algorithm):
     """Policy gradient with whole returns G_t, and a learned baseline V_θ(s_t).
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         discount_policy_gradient: keep γ^t in the policy's step, as Algorithm 1 has it; most code drops it.
@@ -49,18 +44,18 @@ class REINFORCE(Algorithm):
         value_optimizer: steps θ.
         policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
         value_scheduler: likewise.
-        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
 
     Raises:
-        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+        UsageError: a space it cannot handle, or a value out of range.
     """
 
     learns_from = RolloutDataModule
+    acts_in = "any"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         discount_policy_gradient: bool = True,
         update: Update = "episode",
@@ -72,37 +67,31 @@ class REINFORCE(Algorithm):
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         policy_scheduler: LRSchedulerCallable | None = None,
         value_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
     ) -> None:
         # an episode has any length, and a compiled graph one
-        super().__init__(observation_space, action_space, compile=False)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(ent_coef >= 0.0, "ent_coef", ent_coef, "give 0 or more")
+        super().__init__(observation_space, action_space, gamma, compile=False)
+        check_ranges(ent_coef=ent_coef)
         require(update in get_args(Update), "update", update, f"give one of {get_args(Update)}")
-        self.gamma, self.ent_coef = gamma, ent_coef
+        self.ent_coef = ent_coef
         self.discount_policy_gradient, self.update = discount_policy_gradient, update
-        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
-        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
-        self.networks = PolicyAndValue(
-            observation_space, action_space, network, "REINFORCE", state_dependent_std, log_std_init
-        )
-        self.configure_optimizers()  # what they refuse is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
+        self.networks = PolicyAndValue(observation_space, action_space, network, state_dependent_std, log_std_init)
+        self.learned("policy", self.networks.policy, policy_optimizer, policy_scheduler)
+        self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
         return self.networks.act(obs, deterministic)
 
-    def minibatches(self, batch: RolloutStream) -> Iterator[Steps]:
-        """Each episode whole, or its time steps one by one, as the episode ends."""
-        for rollout in batch:
+    def learn(self, batch: RolloutStream) -> None:
+        """Algorithm 1: generate an episode, then go through its steps, all at once or one by one."""
+        for rollout in batch:  # s_0, a_0, r_0, ..., of π_φ
             episode = self.with_returns(rollout)
-            if self.update == "episode":
-                yield episode
-            else:
-                for t in range(len(episode.returns)):
-                    yield Steps(map_obs(lambda x, t=t: x[t : t + 1], episode.obs), *(x[t : t + 1] for x in episode[1:]))
+            parts = [episode] if self.update == "episode" else one_by_one(episode)
+            for steps in parts:
+                found = self.compute_gradients(steps)
+                self.step("value", found)  # θ ← θ + α_θ δ ∇ V_θ(s_t), δ = G_t − V_θ(s_t) from before both
+                self.step("policy", found)  # φ ← φ + α_φ γ^t δ ∇ log π_φ(a_t|s_t)
+                self.end_gradient_step(found)
 
     @torch.no_grad()
     def with_returns(self, rollout: Rollout) -> Steps:
@@ -121,7 +110,7 @@ class REINFORCE(Algorithm):
             discount=powers if self.discount_policy_gradient else torch.ones_like(powers),
         )
 
-    def gradients(self, batch: Steps) -> tuple[Metrics, Gradients]:
+    def gradients(self, batch: Steps) -> Gradients:
         """Of the policy's and the value's loss, whose steps are those of Algorithm 1's last two lines."""
         pi, value = self.networks(batch.obs)  # value: [B]
         delta = batch.returns - value  # [B]
@@ -135,10 +124,8 @@ class REINFORCE(Algorithm):
             "train/entropy": entropy.mean(),
             "train/v_mean": value.mean(),
         }
-        return {name: metric.detach() for name, metric in metrics.items()}, [
-            *gradients_of(policy_loss, [self.networks.policy]),
-            *gradients_of(value_loss, [self.networks.value]),
-        ]
+        gradients = {"policy": grad(policy_loss, self.networks.policy), "value": grad(value_loss, self.networks.value)}
+        return Gradients(gradients, metrics)
 
     def check_data(self, data: object) -> None:
         """Refuse all but whole episodes."""
@@ -156,9 +143,9 @@ class REINFORCE(Algorithm):
         devices = self.trainer.world_size
         require(devices == 1, "trainer.devices", devices, "episodes differ in number between processes; give 1")
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One for each network, in the order of `gradients`."""
-        return (
-            configured("policy_optimizer", self.networks.policy, self.policy_optimizer, self.policy_scheduler),
-            configured("value_optimizer", self.networks.value, self.value_optimizer, self.value_scheduler),
-        )
+
+def one_by_one(episode: Steps) -> list[Steps]:
+    """The time steps of an episode [T, ...], each as a batch of its own, [1, ...]."""
+    return [
+        Steps(*(map_obs(lambda x, t=t: x[t : t + 1], field) for field in episode)) for t in range(len(episode.returns))
+    ]

@@ -1,23 +1,19 @@
-"""Soft actor-critic with separate V, twin-Q and policy networks: Algorithm 4 of the lecture, arXiv:1801.01290."""
+"""Soft actor-critic with separate V, twin-Q and policy networks (arXiv:1801.01290; the lecture's Algorithm 4)."""
 
-import math
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import gymnasium as gym
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured
+from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
 from rl_lightning.callbacks import PolyakAveraging
-from rl_lightning.envs import check_box_action_space
+from rl_lightning.data import ReplayStream
 from rl_lightning.errors import require
 from rl_lightning.functional import half_squared_error, mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, TwinQ, ValueNetwork
 from rl_lightning.optim import FusedAdam
-from rl_lightning.types import Obs, Transition
+from rl_lightning.types import Obs, Space, Transition
 
 PolicyGradient = Literal["reparameterized", "likelihood_ratio"]
 
@@ -26,7 +22,7 @@ class SAC(Algorithm):
     """Soft actor-critic: V_ψ, a target V_ψ̄ that follows it, twin Q_θ1 and Q_θ2, and a squashed Gaussian π_φ.
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: a Box of vectors in [-1, 1], as `make_env` gives it.
         gamma: the discount γ, in [0, 1].
         tau: weight of V_ψ in each update of V_ψ̄, in (0, 1]; 1 copies it.
@@ -34,8 +30,8 @@ class SAC(Algorithm):
         ent_coef: the temperature α, at least 0. Dividing it by c is the same as `reward_scale` c, the values
             then being c times smaller.
         reward_scale: factor on rewards in the targets; reported returns stay raw.
-        policy_gradient: how ∇J_π is estimated: `reparameterized` through the action (Eq. 10), or `likelihood_ratio`
-            from the score alone (section 5.2), with V_ψ as its baseline.
+        policy_gradient: how ∇J_π is estimated: `reparameterized` through the action (Eq. 13), or `likelihood_ratio`
+            from the score alone (lecture, section 5.2), with V_ψ as its baseline.
         network: the body of every network.
         value_optimizer: steps ψ.
         q_optimizer: steps θ1 and θ2.
@@ -43,17 +39,18 @@ class SAC(Algorithm):
         value_scheduler: of the value optimizer's learning rate, stepped at every gradient step.
         q_scheduler: likewise.
         policy_scheduler: likewise.
-        init_from: a checkpoint (file or URL) whose networks to start from, with fresh optimizers.
         compile: run `gradients` as one compiled graph.
 
     Raises:
-        UsageError: a space it has no policy or encoder for, a value out of range, or an unusable `init_from`.
+        UsageError: a space it has no policy or encoder for, or a value out of range.
     """
+
+    acts_in = "box"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         tau: float = 0.005,
         target_update_interval: int = 1,
@@ -67,30 +64,22 @@ class SAC(Algorithm):
         value_scheduler: LRSchedulerCallable | None = None,
         q_scheduler: LRSchedulerCallable | None = None,
         policy_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, compile)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(0.0 <= ent_coef < math.inf, "ent_coef", ent_coef, "give 0 or more")
-        require(0.0 < reward_scale < math.inf, "reward_scale", reward_scale, "give a number above 0")
+        super().__init__(observation_space, action_space, gamma, compile)
+        check_ranges(ent_coef=ent_coef, reward_scale=reward_scale)
         estimators = get_args(PolicyGradient)
         require(policy_gradient in estimators, "policy_gradient", policy_gradient, f"give one of {estimators}")
-        action_dim = check_box_action_space(action_space, "SAC")
-        self.gamma, self.ent_coef, self.reward_scale = gamma, ent_coef, reward_scale
-        self.policy_gradient = policy_gradient
-        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
-        self.q_optimizer, self.q_scheduler = q_optimizer, q_scheduler
-        self.policy_optimizer, self.policy_scheduler = policy_optimizer, policy_scheduler
+        self.ent_coef, self.reward_scale, self.policy_gradient = ent_coef, reward_scale, policy_gradient
 
-        self.value = ValueNetwork(observation_space, network, "SAC")  # V_ψ
+        value = ValueNetwork(observation_space, network)
+        self.value = self.learned("value", value, value_optimizer, value_scheduler)  # V_ψ
         self.target_value = self.target_of(self.value)  # V_ψ̄
-        self.q = TwinQ(observation_space, action_dim, network, "SAC")  # Q_θ1, Q_θ2
-        self.policy = SquashedGaussianPolicy(observation_space, action_dim, network, "SAC")  # π_φ
+        q = TwinQ(observation_space, action_space, network)
+        self.q = self.learned("q", q, q_optimizer, q_scheduler)  # Q_θ1, Q_θ2
+        policy = SquashedGaussianPolicy(observation_space, action_space, network)
+        self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # π_φ
         self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
-        self.configure_optimizers()  # what they refuse is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
@@ -99,8 +88,21 @@ class SAC(Algorithm):
             u = u + log_std.exp() * torch.randn_like(u)
         return torch.tanh(u)
 
-    def gradients(self, batch: Transition) -> tuple[Metrics, Gradients]:
-        """∇J_V, ∇J_Q and ∇J_π at one minibatch; one fresh action serves both J_V and J_π, as in the paper's code."""
+    def learn(self, batch: ReplayStream) -> None:
+        """The gradient steps of Algorithm 1 of the paper; `batch` takes its environment steps before each sample.
+
+        All three gradients are taken at one minibatch and the same parameters, as in the authors' code.
+        """
+        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+            found = self.compute_gradients(minibatch)
+            self.step("value", found)  # ψ ← ψ − λ_V ∇J_V(ψ)
+            self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J_Q(θ_i), i = 1, 2
+            self.step("policy", found)  # φ ← φ − λ_π ∇J_π(φ)
+            self.end_gradient_step(found)  # ψ̄ ← τ ψ + (1 − τ) ψ̄, by PolyakAveraging
+            batch.prioritize(found.td_error)
+
+    def gradients(self, batch: Transition) -> Gradients:
+        """∇J_V, ∇J_Q and ∇J_π at one minibatch; one fresh action serves both J_V and J_π, as in the authors' code."""
         action, log_prob, u = self.policy.sample(batch.obs)  # [B, A], [B], [B, A]
         min_q = torch.minimum(*self.q(batch.obs, action))  # [B]
         value = self.value(batch.obs)  # [B]
@@ -109,37 +111,38 @@ class SAC(Algorithm):
         value_loss = self.value_loss(value, min_q, log_prob)
         target_q = self.target_q(batch)  # [B]
         q_loss = twin_q_loss(q1, q2, target_q, batch.weight)
-        if self.policy_gradient == "reparameterized":
-            policy_loss = self.policy_loss(min_q, log_prob)
-        else:
+        policy_loss = reported = self.policy_loss(min_q, log_prob)
+        if self.policy_gradient == "likelihood_ratio":
             policy_loss = self.likelihood_ratio_loss(batch.obs, u, min_q, log_prob, value)
 
+        td_error = mean_td_error(q1, q2, target_q)  # [B]
         metrics = {
             "train/value_loss": value_loss,
             "train/q_loss": q_loss,
-            "train/policy_loss": self.policy_loss(min_q, log_prob),
+            "train/policy_loss": reported,
             "train/entropy": -log_prob.mean(),
             "train/q_mean": torch.minimum(q1, q2).mean(),
             "train/v_mean": value.mean(),
-            "train/td_error": mean_td_error(q1, q2, target_q),
+            "train/td_error": td_error,
         }
-        return {name: metric.detach() for name, metric in metrics.items()}, [
-            torch.autograd.grad(value_loss, list(self.value.parameters())),
-            torch.autograd.grad(q_loss, list(self.q.parameters())),
-            torch.autograd.grad(policy_loss, list(self.policy.parameters())),
-        ]
+        gradients = {
+            "value": grad(value_loss, self.value),
+            "q": grad(q_loss, self.q),
+            "policy": grad(policy_loss, self.policy),
+        }
+        return Gradients(gradients, metrics, td_error)
 
     def value_loss(self, value: Tensor, min_q: Tensor, log_prob: Tensor) -> Tensor:
-        """J_V(ψ), Eq. 6: V_ψ(s) towards min Q(s, a) − α log π(a|s)."""
+        """J_V(ψ), Eq. 5 (lecture: 6): V_ψ(s) towards min Q(s, a) − α log π(a|s)."""
         return half_squared_error(value, soft_value(min_q, log_prob, self.ent_coef).detach())
 
     def target_q(self, batch: Transition) -> Tensor:
-        """Q̂ = r + γ V_ψ̄(s'), [B]: what J_Q(θ1) and J_Q(θ2) draw both Q to."""
+        """Q̂ = r + γ V_ψ̄(s'), Eq. 8: what J_Q(θ1) and J_Q(θ2), Eq. 7, draw both Q to; [B]."""
         next_v = self.target_value(batch.next_obs)  # [B]
         return td_target(self.reward_scale * batch.reward, batch.terminated, next_v, batch.discount)  # [B]
 
     def policy_loss(self, min_q: Tensor, log_prob: Tensor) -> Tensor:
-        """J_π(φ), Eq. 9: E[α log π(a|s) − min Q(s, a)], whose gradient through a = f_φ(ε; s) is Eq. 10."""
+        """J_π(φ), Eq. 12 (lecture: 9): E[α log π(a|s) − min Q(s, a)]; its gradient through a = f_φ(ε; s) is Eq. 13."""
         return -soft_value(min_q, log_prob, self.ent_coef).mean()
 
     def likelihood_ratio_loss(self, obs: Obs, u: Tensor, min_q: Tensor, log_prob: Tensor, value: Tensor) -> Tensor:
@@ -149,11 +152,3 @@ class SAC(Algorithm):
         """
         advantage = (soft_value(min_q, log_prob, self.ent_coef) - value).detach()  # [B]
         return -(self.policy.log_prob(obs, u.detach()) * advantage).mean()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One for each of J_V, J_Q and J_π, in the order of `gradients`."""
-        return (
-            configured("value_optimizer", self.value, self.value_optimizer, self.value_scheduler),
-            configured("q_optimizer", self.q, self.q_optimizer, self.q_scheduler),
-            configured("policy_optimizer", self.policy, self.policy_optimizer, self.policy_scheduler),
-        )

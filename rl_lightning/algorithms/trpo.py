@@ -1,24 +1,20 @@
 """Trust region policy optimization (arXiv:1502.05477), with GAE for advantages (arXiv:1506.02438)."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import gymnasium as gym
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from rl_lightning.algorithms.module import Algorithm, Gradients, Metrics, configured, gradients_of
-from rl_lightning.data.rollout import RolloutDataModule, RolloutStream
-from rl_lightning.errors import UsageError, require
+from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
+from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
+from rl_lightning.errors import require
 from rl_lightning.functional import explained_variance, half_squared_error, standardized
-from rl_lightning.networks import MLP, NetworkCallable
+from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam
-from rl_lightning.policy_and_value import PolicyAndValue
-from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs
+from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 
 class Samples(NamedTuple):
@@ -30,20 +26,13 @@ class Samples(NamedTuple):
     returns: Tensor  # [B], what V is to become
 
 
-class ValueSamples(NamedTuple):
-    """A minibatch for V."""
-
-    obs: Obs  # [B, *obs_shape]
-    returns: Tensor  # [B]
-
-
 class TRPO(Algorithm):
     """One natural-gradient step of the policy for each rollout, as long as its KL divergence stays under `target_kl`.
 
     The policy has no optimizer: the step's length follows from the constraint. V has one.
 
     Args:
-        observation_space: see `rl_lightning.encoders.make_encoder`.
+        observation_space: see `rl_lightning.networks.encoders.make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         gamma: the discount γ, in [0, 1].
         gae_lambda: λ in [0, 1].
@@ -62,19 +51,19 @@ class TRPO(Algorithm):
         network: the body of both networks.
         value_optimizer: steps V.
         value_scheduler: of its learning rate, stepped at every gradient step of V.
-        init_from: a checkpoint (file or URL) whose networks to start from, with a fresh optimizer.
         compile: run `gradients` as one compiled graph.
 
     Raises:
-        UsageError: a space it cannot handle, a value out of range, or an unusable `init_from`.
+        UsageError: a space it cannot handle, or a value out of range.
     """
 
     learns_from = RolloutDataModule
+    acts_in = "any"
 
     def __init__(
         self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         target_kl: float = 0.01,
@@ -92,60 +81,48 @@ class TRPO(Algorithm):
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         value_scheduler: LRSchedulerCallable | None = None,
-        init_from: str | Path | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, compile)
-        require(0.0 <= gamma <= 1.0, "gamma", gamma, "give a number in [0, 1]")
-        require(0.0 <= gae_lambda <= 1.0, "gae_lambda", gae_lambda, "give a number in [0, 1]")
-        require(target_kl > 0.0, "target_kl", target_kl, "give a number above 0")
-        require(cg_max_steps >= 1, "cg_max_steps", cg_max_steps, "give 1 or more")
-        require(cg_damping >= 0.0, "cg_damping", cg_damping, "give 0 or more")
+        super().__init__(observation_space, action_space, gamma, compile)
         shrinking = line_search_shrinking_factor
-        require(0.0 < shrinking < 1.0, "line_search_shrinking_factor", shrinking, "give a number in (0, 1)")
-        require(line_search_max_iter >= 1, "line_search_max_iter", line_search_max_iter, "give 1 or more")
-        require(n_critic_updates >= 1, "n_critic_updates", n_critic_updates, "give 1 or more")
+        check_ranges(gae_lambda=gae_lambda, target_kl=target_kl, cg_max_steps=cg_max_steps, cg_damping=cg_damping)
+        check_ranges(line_search_shrinking_factor=shrinking, line_search_max_iter=line_search_max_iter)
+        check_ranges(n_critic_updates=n_critic_updates)
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
-        self.gamma, self.gae_lambda, self.target_kl = gamma, gae_lambda, target_kl
-        self.cg_max_steps, self.cg_damping = cg_max_steps, cg_damping
+        self.gae_lambda, self.normalize_advantage = gae_lambda, normalize_advantage
+        self.target_kl, self.cg_max_steps, self.cg_damping = target_kl, cg_max_steps, cg_damping
         self.line_search_shrinking_factor, self.line_search_max_iter = shrinking, line_search_max_iter
         self.n_critic_updates, self.batch_size = n_critic_updates, batch_size
-        self.normalize_advantage = normalize_advantage
-        self.value_optimizer, self.value_scheduler = value_optimizer, value_scheduler
         self.networks = PolicyAndValue(
             observation_space,
             action_space,
             network,
-            "TRPO",
             state_dependent_std,
             log_std_init,
             normalize_observations=normalize_observations,
             normalize_returns=gamma if normalize_returns else None,
         )
-        self.configure_optimizers()  # what it refuses is refused here, before anything is created
-        if init_from is not None:
-            self.load_weights(init_from)
+        self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
         return self.networks.act(obs, deterministic)
 
-    def minibatches(self, batch: RolloutStream) -> Iterator[ValueSamples]:
-        """Step the policy, then give V its minibatches, `n_critic_updates` passes over the rollout."""
-        for rollout in batch:
+    def learn(self, batch: RolloutStream) -> None:
+        """Algorithm 1 with the practical step of section 6: the policy's step first, then V's."""
+        for rollout in batch:  # of π_θold
             samples = self.with_advantages(rollout)
-            self.losses.update(self.step_policy(samples))
-            size = len(samples.returns)
-            for _ in range(self.n_critic_updates):
-                for index in torch.split(torch.randperm(size, device=self.device), self.batch_size):
-                    obs = map_obs(lambda x, index=index: x[index], samples.obs)
-                    yield ValueSamples(obs, samples.returns[index])
-            self.networks.take_in(rollout, self.gather)
+            self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
+            for minibatch in shuffled(samples, self.n_critic_updates, self.batch_size):
+                found = self.compute_gradients(minibatch)
+                self.step("value", found)
+                self.end_gradient_step(found)
+            self.networks.observe(rollout, self.gather)
 
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
-        rollout = self.networks.prepared(rollout, self.gather)
+        rollout = self.networks.scale_rewards(rollout, self.gather)
         obs = flat_in_time(rollout.obs)
         value = self.networks.values(obs)  # [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]
@@ -196,7 +173,7 @@ class TRPO(Algorithm):
                 "train/entropy": self.networks.distribution(samples.obs).entropy().mean(),
             }
 
-    def gradients(self, batch: ValueSamples) -> tuple[Metrics, Gradients]:
+    def gradients(self, batch: Samples) -> Gradients:
         """Of the value's loss."""
         value = self.networks.values(batch.obs)  # [B]
         value_loss = half_squared_error(value, batch.returns)
@@ -205,32 +182,16 @@ class TRPO(Algorithm):
             "train/v_mean": value.mean(),
             "train/explained_variance": explained_variance(value, batch.returns),
         }
-        gradients = gradients_of(value_loss, [self.networks.value])
-        return {name: metric.detach() for name, metric in metrics.items()}, gradients
+        return Gradients({"value": grad(value_loss, self.networks.value)}, metrics)
 
     def _mean(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Tensors as one flat vector, averaged over processes."""
-        return self._mean_over_processes((torch.cat([tensor.flatten() for tensor in tensors]),))[0]
+        return self.mean_over_processes((torch.cat([tensor.flatten() for tensor in tensors]),))[0]
 
     def check_data(self, data: object) -> None:
         """Refuse whole episodes, and rollouts that minibatches do not divide."""
         super().check_data(data)
-        assert isinstance(data, RolloutDataModule)
-        if data.rollout_steps is None:
-            raise UsageError(
-                "rollout_steps=None is not allowed with TRPO: minibatches need rollouts of one size; give 1 or more"
-            )
-        size = data.rollout_steps * data.num_envs
-        require(
-            size % self.batch_size == 0,
-            "batch_size",
-            self.batch_size,
-            f"minibatches must divide a rollout of rollout_steps x num_envs = {size}; give a divisor of it",
-        )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One, of V."""
-        return (configured("value_optimizer", self.networks.value, self.value_optimizer, self.value_scheduler),)
+        check_minibatches(data, self.batch_size, "TRPO")
 
 
 def conjugate_gradient(

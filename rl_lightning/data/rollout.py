@@ -1,22 +1,22 @@
 """Learning from rollouts: whatever the present policy has just done, used once and forgotten."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from rl_lightning.data.module import EnvironmentDataModule
-from rl_lightning.envs import Vectorization
+from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import require
-from rl_lightning.evaluation import to_tensor
-from rl_lightning.types import Rollout, Step, map_obs, to_device
+from rl_lightning.spaces import to_tensor
+from rl_lightning.types import Rollout, map_obs, to_device
 
 EPISODE_BATCH = 1_000  # environment steps of a training batch of whole episodes, unless told otherwise
 
 
 class RolloutDataModule(EnvironmentDataModule):
-    """Rollouts of the present policy, each gathered by `EnvironmentInteraction` at the moment it is asked for.
+    """Rollouts of the present policy, each gathered at the moment it is asked for.
 
     One training batch is a stream of rollouts: the learner takes one, learns from it, and takes the next.
 
@@ -84,23 +84,11 @@ class RolloutDataModule(EnvironmentDataModule):
             env_steps_per_batch,
         )
         self.rollout_steps = rollout_steps
-        self._steps: list[Step] = []
-
-    def store(self, step: Step) -> None:
-        """Keep a step for the rollout under way."""
-        self._steps.append(step)
-
-    def _rollout_complete(self) -> bool:
-        if self.rollout_steps is not None:
-            return len(self._steps) == self.rollout_steps
-        return bool(self._steps) and bool(self._steps[-1].terminated[0] or self._steps[-1].truncated[0])
 
     def rollout(self) -> Rollout:
         """Gather one rollout: [T, num_envs, ...], on the CPU."""
-        self._steps = []  # what an interrupted run has left
-        self.collect(self._rollout_complete)
-        obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*self._steps, strict=True))
-        self._steps = []
+        steps = self.collector.collect(self.rollout_steps)
+        obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*steps, strict=True))
         return Rollout(
             obs=to_tensor(map_obs(_stacked, *obs), self.observation_space),
             action=torch.from_numpy(np.stack(action)),
@@ -161,11 +149,47 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[RolloutStream]:
         """Streams of `env_steps_per_batch` environment steps; what an episode takes more, the next takes less."""
-        excess = 0
+        stream = None
         for _ in range(self.batches):
+            excess = stream.taken - stream.env_steps if stream else 0
             stream = RolloutStream(self.data, self.data.env_steps_per_batch - excess)
             yield stream
-            excess = stream.taken - stream.env_steps
+
+
+Samples = TypeVar("Samples", bound=tuple[Any, ...])
+
+
+def shuffled(samples: Samples, n_epochs: int, batch_size: int | None) -> Iterator[Samples]:
+    """Minibatches of time steps, `n_epochs` times all of them, each time in a new order.
+
+    Args:
+        samples: a NamedTuple of tensors [B, ...], or dicts of them.
+        n_epochs: passes.
+        batch_size: time steps in a minibatch; None takes all. The last one of a pass may be smaller.
+    """
+    size, device = len(samples[-1]), samples[-1].device
+    for _ in range(n_epochs):
+        for index in torch.split(torch.randperm(size, device=device), batch_size or size):
+            yield type(samples)(*(map_obs(lambda x, index=index: x[index], field) for field in samples))
+
+
+def check_minibatches(data: object, batch_size: int | None, learner: str) -> None:
+    """Refuse whole episodes, and rollouts that minibatches do not divide.
+
+    Args:
+        data: a `RolloutDataModule`.
+        batch_size: time steps in a minibatch; None takes all.
+        learner: for the message.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    assert isinstance(data, RolloutDataModule)
+    needed = f"minibatches of {learner} need rollouts of one size; give 1 or more"
+    require(data.rollout_steps is not None, "rollout_steps", data.rollout_steps, needed)
+    size = (data.rollout_steps or 0) * data.num_envs
+    advice = f"minibatches must divide a rollout of rollout_steps x num_envs = {size}; give a divisor of it"
+    require(batch_size is None or size % batch_size == 0, "batch_size", batch_size, advice)
 
 
 def _stacked(*steps: Any) -> Any:

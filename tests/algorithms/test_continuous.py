@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam
 from toys import LINEAR, TINY, SpacesEnv, fit, make_trainer, noise_data, one_step
 
 from rl_lightning import DDPG, SAC, TD3, ReplayDataModule, SACv2, Transition, UsageError
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 from rl_lightning.types import map_obs
 
 LEARNERS = [DDPG, TD3, SACv2]  # SAC's own file has most of this

@@ -15,7 +15,7 @@ from torch.optim import Adam
 from toys import LINEAR, TINY, GradientSteps, RewardOneEnv, SpacesEnv, fit, make_trainer
 
 from rl_lightning import DQN, ReplayDataModule, Transition, UsageError
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Discrete(2)

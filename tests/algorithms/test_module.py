@@ -7,7 +7,7 @@ from torch.optim import SGD
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 
 def sgd(params):

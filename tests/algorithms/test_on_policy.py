@@ -25,7 +25,7 @@ from rl_lightning import (
     RolloutDataModule,
     UsageError,
 )
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 LEARNERS = [REINFORCE, ActorCritic, A2C, PPO, TRPO]
 ROLLOUTS = {

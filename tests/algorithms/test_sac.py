@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 from toys import LINEAR, TINY, GradientSteps, fit, make_trainer, noise_data, one_step, tiny_sac
 
 from rl_lightning import SAC, ReplayDataModule, Transition, UsageError
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Box(-1.0, 1.0, (1,), np.float32)

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from toys import LINEAR, TINY, SpacesEnv, fit, make_trainer
 
 from rl_lightning import DQN, ReplayDataModule, SoftQ, Transition, UsageError
-from rl_lightning.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Discrete(2)

@@ -7,7 +7,7 @@ from gymnasium.wrappers import FrameStackObservation
 from toys import CounterEnv, counter_data, make_trainer, tiny_sac
 
 from rl_lightning import ReplayDataModule, UsageError
-from rl_lightning.data.module import EpisodeLoader
+from rl_lightning.data.base import EpisodeLoader
 
 
 def stacked_counter():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_lightning import ReplayBuffer, UsageError
-from rl_lightning.data.sum_tree import FAN_OUT, TOP, SumTree
+from rl_lightning.data.replay.sum_tree import FAN_OUT, TOP, SumTree
 
 SIZES = st.sampled_from([1, 2, FAN_OUT, FAN_OUT + 1, 1000, TOP, TOP + 1, 3 * TOP, TOP * FAN_OUT + 7])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rl_lightning import ReplayBuffer, UsageError
 from rl_lightning.data import packed
-from rl_lightning.data.replay import Stored
+from rl_lightning.data.replay.buffer import Stored
 from rl_lightning.types import map_obs
 
 OBS = Box(-np.inf, np.inf, (2,), np.float32)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import counter_data
 
-from rl_lightning.data.replay_stream import ReplayStream
+from rl_lightning.data.replay.stream import ReplayStream
 from rl_lightning.types import Step, Transition
 
 

@@ -9,9 +9,9 @@ from torch.optim import SGD
 from toys import TINY, CounterEnv, GradientSteps, fit, make_trainer
 
 from rl_lightning import A2C, Algorithm, EnvironmentInteraction, RolloutDataModule, UsageError
-from rl_lightning.algorithms.module import gradients_of
+from rl_lightning.algorithms.base import gradients_of
 from rl_lightning.data.rollout import RolloutLoader
-from rl_lightning.policy_and_value import PolicyAndValue
+from rl_lightning.networks.policy_and_value import PolicyAndValue
 from rl_lightning.types import map_obs
 
 counter_rollouts = partial(RolloutDataModule, "toys:Counter-v0", total_env_steps=120, rollout_steps=5)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_lightning.data.sum_tree import SumTree
+from rl_lightning.data.replay.sum_tree import SumTree
 from rl_lightning.errors import UsageError
 from rl_lightning.types import State
 

@@ -8,12 +8,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from rl_lightning.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
-from rl_lightning.encoders import NatureCNN, make_encoder
 from rl_lightning.errors import UsageError, one_line
 from rl_lightning.functional import gae
-from rl_lightning.networks import MLP, NetworkCallable
-from rl_lightning.normalization import Gather, ObservationNormalizer, ReturnNormalizer
+from rl_lightning.networks.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
+from rl_lightning.networks.encoders import NatureCNN, make_encoder
+from rl_lightning.networks.mlp import MLP, NetworkCallable
+from rl_lightning.networks.normalization import Gather, ObservationNormalizer, ReturnNormalizer
+from rl_lightning.spaces import fault_of_actions
 from rl_lightning.types import Obs, Rollout, flat_in_time
 
 
@@ -75,7 +76,6 @@ class PolicyAndValue(nn.Module):
         observation_space: see `make_encoder`.
         action_space: Discrete, MultiDiscrete, MultiBinary, or a Box of real vectors.
         network: the body of both.
-        learner: for messages.
         state_dependent_std: of a Gaussian policy.
         log_std_init: where log σ starts, if it is the same for all states.
         shared_trunk: one encoder for both.
@@ -99,7 +99,6 @@ class PolicyAndValue(nn.Module):
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         network: NetworkCallable,
-        learner: str,
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
         shared_trunk: bool = False,
@@ -110,7 +109,7 @@ class PolicyAndValue(nn.Module):
         self.normalizer = ObservationNormalizer(observation_space) if normalize_observations else None
         self._is_first = False  # whether the rollout under way is the first, whose observations are taken in already
         self.return_normalizer = None if normalize_returns is None else ReturnNormalizer(normalize_returns)
-        encoder = make_encoder(observation_space, learner)
+        encoder = make_encoder(observation_space)
         if shared_trunk and not any(True for _ in encoder.parameters()):
             raise UsageError(
                 f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
@@ -121,21 +120,21 @@ class PolicyAndValue(nn.Module):
                 f"normalize_observations=True is not allowed with observation space {one_line(observation_space)}: "
                 "only real-valued Boxes that are no images are normalized; leave it out"
             )
+        if fault := fault_of_actions(action_space, "any"):
+            raise UsageError(f"action space {one_line(action_space)} is not supported: {fault}")
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):
-            check_gaussian_action_space(action_space, learner)
             head = GaussianHead(encoder.out_features, action_space, network, state_dependent_std, log_std_init)
         else:
-            check_finite_action_space(action_space, learner)
             head = CategoricalHead(encoder.out_features, action_space, network)
         self.policy = nn.Sequential(encoder, head)
         value_head = network(encoder.out_features, 1)
         self.shared_trunk = shared_trunk
-        self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space, learner), value_head)
+        self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space), value_head)
         initialize_orthogonally(self.policy, out_gain=0.01)  # almost uniform, or around the middle
         initialize_orthogonally(self.value, out_gain=1.0)
         self.policy.eval()
-        warn_of_idle_modules(self.policy, learner)
+        warn_of_idle_modules(self.policy)
 
     def keep_policy_in_eval_mode(self) -> None:
         """Put the policy in eval mode again, for training; Lightning is not to warn of it."""
@@ -186,7 +185,7 @@ class PolicyAndValue(nn.Module):
         """Observations as both networks see them."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
-    def prepared(self, rollout: Rollout, gather: Gather) -> Rollout:
+    def scale_rewards(self, rollout: Rollout, gather: Gather) -> Rollout:
         """A rollout with the rewards to learn from; they enter the running statistics first, where there are any.
 
         So do the observations of the very first, which would have to be learned from as they are otherwise.
@@ -199,10 +198,10 @@ class PolicyAndValue(nn.Module):
         self.return_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, gather)
         return rollout._replace(reward=self.return_normalizer(rollout.reward))
 
-    def take_in(self, rollout: Rollout, gather: Gather) -> None:
+    def observe(self, rollout: Rollout, gather: Gather) -> None:
         """Let a rollout's observations enter the running statistics; after learning from it, in which they are fixed.
 
-        So the policy that is improved is exactly the one that acted, from the second rollout on: see `prepared`.
+        So the policy that is improved is exactly the one that acted, from the second rollout on: see `scale_rewards`.
         """
         if self.normalizer is not None and not self._is_first:
             self.normalizer.update(rollout.obs, gather)
@@ -229,43 +228,21 @@ def initialize_orthogonally(network: nn.Module, out_gain: float) -> None:
             nn.init.orthogonal_(head.weight, out_gain)
 
 
-def warn_of_idle_modules(policy: nn.Module, learner: str) -> None:
+IDLE = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+)
+
+
+def warn_of_idle_modules(policy: nn.Module) -> None:
     """Say that Dropout and BatchNorm do nothing in a policy, which is always in eval mode.
 
     Warns:
         UserWarning: once, naming the kinds of modules.
     """
-    idle = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-    kinds = dict.fromkeys(type(module).__name__ for module in policy.modules() if isinstance(module, idle))
+    kinds = dict.fromkeys(type(module).__name__ for module in policy.modules() if isinstance(module, IDLE))
     if kinds:
         rank_zero_warn(
-            f"network has {', '.join(kinds)}, idle in the policy of {learner}: it learns in the mode that it acts in, "
-            "eval mode, where Dropout drops nothing and BatchNorm keeps its statistics; give LayerNorm, or leave it out"
-        )
-
-
-def check_gaussian_action_space(space: gym.spaces.Box, learner: str) -> None:
-    """Refuse a Box of integers, and of more than one dimension.
-
-    Raises:
-        UsageError: naming what is needed.
-    """
-    if space.dtype.kind != "f" or len(space.shape) != 1:
-        raise UsageError(
-            f"action space of shape {space.shape} and dtype {space.dtype} is not supported by {learner}: a Box of "
-            "real vectors is needed; wrap the environment with gymnasium.wrappers.TransformAction"
-        )
-
-
-def check_finite_action_space(space: gym.Space[Any], learner: str) -> None:
-    """Refuse all but Discrete, MultiDiscrete of one dimension and MultiBinary of one dimension.
-
-    Raises:
-        UsageError: naming what is needed.
-    """
-    finite = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
-    if not finite or len(space.shape or ()) > 1:
-        raise UsageError(
-            f"action space {one_line(space)} is not supported by {learner}: give Box, Discrete, MultiDiscrete or "
-            "MultiBinary actions of at most one dimension; no learner here takes others"
+            f"network has {', '.join(kinds)}, idle in the policy: it learns in the mode that it acts in, eval mode, "
+            "where Dropout drops nothing and BatchNorm keeps its statistics; give LayerNorm, or leave it out"
         )

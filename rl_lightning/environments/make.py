@@ -10,21 +10,25 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import TransformAction
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    TransformAction,
+    TransformReward,
+)
 from numpy.typing import NDArray
 
+from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
+from rl_lightning.spaces import is_bounded
 
 Vectorization = Literal["auto", "sync", "async"]
 
 EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, that install a missing package
-
-# learners by the actions that they have a policy for
-ANY_ACTION = ("A2C", "ActorCritic", "PPO", "REINFORCE", "TRPO")
-BOX_ACTION = ("DDPG", "SAC", "SACv2", "TD3")
-DISCRETE_ACTION = ("DQN", "DiscreteSAC", "SoftQ")
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -128,7 +132,7 @@ def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         if (space.low == -1.0).all() and (space.high == 1.0).all():
             return TransformAction(env, clip_action, unit)
-        if _is_bounded(space):
+        if is_bounded(space):
             return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
         return TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
     if isinstance(space, gym.spaces.Discrete) and space.start != 0:
@@ -149,27 +153,6 @@ def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) 
     """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
     rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
     return rescaled
-
-
-class CartPoleVector(CartPoleVectorEnv):
-    """Gymnasium's own vectorized CartPole, to be reset by `reset_mask` as soon as an episode ends.
-
-    One generator draws the starts of all environments, seeded with the first of the seeds.
-    """
-
-    metadata = {**CartPoleVectorEnv.metadata, "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's)
-    state: Any
-
-    def reset(  # noqa: D102 (Gymnasium's)
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        if options is None or "reset_mask" not in options:
-            return super().reset(seed=seed[0] if isinstance(seed, list) else seed, options=options)
-        mask: NDArray[np.bool_] = options["reset_mask"]
-        self.state[:, mask] = self.np_random.uniform(self.low, self.high, size=(4, mask.sum()))
-        self.steps[mask] = 0
-        self.prev_done[mask] = False  # or the next step would reset them again
-        return self.state.T.astype(np.float32), {}
 
 
 VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be reset one by one; others reset themselves
@@ -202,48 +185,25 @@ def make_vec_env(
     return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def check_discrete_action_space(space: gym.Space[Any], learner: str) -> int:
-    """The number of actions; refuse spaces other than Discrete.
+KEEP_OBSERVATIONS = (
+    CheckedEnv,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+    TransformAction,
+    TransformReward,
+)
 
-    Raises:
-        UsageError: naming the learners that can.
+
+def frame_stack_of(env: gym.Env[Any, Any]) -> int:
+    """How many frames the observations of an environment are stacked from; 1 where frames cannot be told apart.
+
+    That is the stack size of a `FrameStackObservation` which repeats an episode's first frame, if it is the outermost
+    wrapper that has to do with observations.
     """
-    if not isinstance(space, gym.spaces.Discrete):
-        others = (*BOX_ACTION, *ANY_ACTION) if isinstance(space, gym.spaces.Box) else ANY_ACTION
-        raise UsageError(
-            f"action space {one_line(space)} is not supported by {learner}: a Discrete is needed; choose another "
-            f"environment, or one of {', '.join(others)}"
-        )
-    return int(space.n)
-
-
-def check_box_action_space(space: gym.Space[Any], learner: str) -> int:
-    """The number of an action's dimensions; refuse spaces other than a Box with finite bounds in each.
-
-    Raises:
-        UsageError: Discrete and other spaces, and bounds that are infinite, NaN, or not low < high.
-    """
-    if not isinstance(space, gym.spaces.Box):
-        others = (*DISCRETE_ACTION, *ANY_ACTION) if isinstance(space, gym.spaces.Discrete) else ANY_ACTION
-        raise UsageError(
-            f"action space {one_line(space)} is not supported by {learner}: a bounded Box (continuous actions) is "
-            f"needed; choose another environment, or one of {', '.join(others)}"
-        )
-    if not np.issubdtype(space.dtype, np.floating):
-        raise UsageError(
-            f"action space of dtype {space.dtype} is not supported by {learner}: real numbers are needed; "
-            "choose another environment"
-        )
-    if len(space.shape) != 1:
-        raise UsageError(f"action space of shape {space.shape} is not supported by {learner}: one dimension is needed")
-    if not _is_bounded(space):
-        raise UsageError(
-            f"action space Box(low={space.low.tolist()}, high={space.high.tolist()}) is not supported by {learner}: "
-            f"finite bounds with low < high are needed in every dimension; give its space bounds, or choose one of "
-            f"{', '.join(ANY_ACTION)}"
-        )
-    return space.shape[0]
-
-
-def _is_bounded(space: gym.spaces.Box) -> bool:
-    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
+    while isinstance(env, KEEP_OBSERVATIONS):
+        env = env.env
+    if isinstance(env, FrameStackObservation) and env.padding_type == "reset":
+        return env.stack_size
+    return 1

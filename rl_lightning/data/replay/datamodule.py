@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from torch import Tensor
 
-from rl_lightning.data.module import EnvironmentDataModule
-from rl_lightning.data.replay import ReplayBuffer
-from rl_lightning.data.replay_stream import ReplayLoader, ReplayStream
-from rl_lightning.envs import Vectorization
+from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
+from rl_lightning.environments.collector import Collector
+from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import UsageError, require
-from rl_lightning.types import State, Step
+from rl_lightning.types import State, Step, Transition
 
 
 class ReplayDataModule(EnvironmentDataModule):
-    """Minibatches from a replay buffer that `EnvironmentInteraction` fills while the trainer runs.
+    """Minibatches from a replay buffer that fills while the trainer runs.
 
     One iteration of an off-policy algorithm is `train_freq` steps of every environment, then `replay_ratio` gradient
     steps for each environment step just taken. A training batch is a stream of minibatches, of one iteration or more.
@@ -142,7 +143,6 @@ class ReplayDataModule(EnvironmentDataModule):
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
-        self._fresh = 0  # steps added since the latest sample
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
@@ -172,54 +172,42 @@ class ReplayDataModule(EnvironmentDataModule):
         rank = self.trainer.global_rank if self.trainer else 0
         return f"{self.buffer_file}.{rank}" if self.buffer_file and rank > 0 else self.buffer_file
 
-    def train_envs(self) -> VectorEnv[Any, Any, Any]:
-        """New training environments: the buffer's episodes, if any go on, do so no more."""
-        if self._buffer is not None:
-            self._buffer.end_episodes()
-        return super().train_envs()
-
     @property
     def buffer(self) -> ReplayBuffer:
         """The replay buffer; it exists from `setup("fit")` on."""
         assert self._buffer is not None, "the replay buffer is made by setup('fit')"
         return self._buffer
 
-    @property
-    def random_steps(self) -> int:  # type: ignore[override]
-        """`learning_starts`, unless a checkpoint or `buffer_from` has filled the buffer."""
-        return self.learning_starts if len(self.buffer) == 0 else 0
+    def attach(self, collector: Collector) -> None:
+        """Gather from these environments; first `learning_starts` random steps, unless the buffer is filled already."""
+        super().attach(collector)
+        self.buffer.end_episodes()  # those in it, if any go on, do so no more
+        if len(self.buffer) == 0:
+            for step in collector.collect_randomly(self.learning_starts):
+                self._store(step)
 
-    def store(self, step: Step) -> None:
-        """Add transitions to the buffer."""
+    def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
         self.buffer.add(step.obs, step.action, reward, step.next_obs, step.terminated, step.truncated)
-        self._fresh += 1
 
-    def collect_fresh(self) -> None:
-        """Have `train_freq` steps of every environment added."""
-        self._fresh = 0
-        self.collect(lambda: self._fresh == self.train_freq)
+    def draw(self, gamma: float) -> tuple[Transition, Tensor]:
+        """The minibatches of one iteration: gather `train_freq` steps of every environment, then sample.
 
-    @property
-    def gamma(self) -> float:
-        """The learner's discount."""
-        gamma: float = self._learner.gamma
-        return gamma
+        Args:
+            gamma: the discount that the rewards of several steps are summed with.
+
+        Returns:
+            As `ReplayBuffer.sample`: transitions [updates, batch_size, ...] and their numbers.
+        """
+        for step in self.collector.collect(self.train_freq):
+            self._store(step)
+        beta = self.beta if self.priority_alpha > 0 else 1.0
+        return self.buffer.sample(self.updates, self.batch_size, gamma, beta)
 
     @property
     def beta(self) -> float:
         """The exponent of prioritized replay's weights: `priority_beta` at the start of the run, 1 at its end."""
-        return self.priority_beta + (1.0 - self.priority_beta) * self.progress
-
-    @property
-    def progress(self) -> float:
-        """The share of the run's environment steps that is done, at most 1."""
-        progress: float = self._learner.progress
-        return progress
-
-    @property
-    def _learner(self) -> Any:
-        return self.trainer.lightning_module  # type: ignore[union-attr]
+        return self.priority_beta + (1.0 - self.priority_beta) * self.clock.progress
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from rl_lightning.fast import switch
+
 R = TypeVar("R")
 
 _FAILURES = (
@@ -55,6 +57,8 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     Warns:
         UserWarning: once, where there is no C++ compiler or compiling fails.
     """
+    if not switch.is_on():
+        return function
     own = _copy(function)
     compiled = torch.compile(own, fullgraph=True, dynamic=False, options=_OPTIONS)
     # patched here and not globally: other people's compiled code keeps its own setting

@@ -8,21 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_lightning.data.frames import FrameMemory
-from rl_lightning.data.packed import (
-    Field,
-    Layout,
-    action_field,
-    allocate,
-    check_saved,
-    observation_fields,
-    torch_dtype,
-)
-from rl_lightning.data.priorities import Priorities
+from rl_lightning.data.replay.frames import FrameMemory
+from rl_lightning.data.replay.layout import Field, Layout, action_field, allocate, check_saved, observation_fields
+from rl_lightning.data.replay.priorities import Priorities
 from rl_lightning.errors import require
 from rl_lightning.types import State, Transition, map_obs
-
-__all__ = ["ReplayBuffer", "Stored", "torch_dtype"]
 
 
 class Stored(NamedTuple):

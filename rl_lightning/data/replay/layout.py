@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.errors import UsageError, one_line, require
+from rl_lightning.spaces import TORCH_DTYPES, torch_dtype
 from rl_lightning.types import map_obs
 
 ALIGNMENT = 8  # bytes, of the largest dtype
@@ -137,18 +138,6 @@ def allocate(shape: tuple[int, ...], device: torch.device, file: str | None) -> 
         raise UsageError(f"buffer_file={file!r} is not allowed: it cannot be made ({one_line(error)})") from error
 
 
-_TORCH_DTYPES = {
-    np.dtype(name): torch.from_numpy(np.empty(0, dtype=name)).dtype
-    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
-}
-_TORCH_DTYPES[np.dtype("float64")] = torch.float32
-
-
-def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
-    """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
-    return _TORCH_DTYPES[space.dtype]  # type: ignore[index]
-
-
 def observation_fields(space: gym.Space[Any]) -> Any:
     """A `Field` for observations of `space`, or for a Dict space a dict of them.
 
@@ -158,7 +147,7 @@ def observation_fields(space: gym.Space[Any]) -> Any:
     if isinstance(space, gym.spaces.Dict):
         return {key: observation_fields(part) for key, part in space.spaces.items()}
     numbers = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
-    if not isinstance(space, numbers) or space.dtype not in _TORCH_DTYPES:
+    if not isinstance(space, numbers) or space.dtype not in TORCH_DTYPES:
         raise UsageError(
             f"observation space {one_line(space)} is not supported by ReplayDataModule: it stores observations of "
             "Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these; choose another environment"

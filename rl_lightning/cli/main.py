@@ -27,12 +27,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.module import Algorithm, check_precision
+from rl_lightning.algorithms.base import Algorithm, check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
-from rl_lightning.data.module import EnvironmentDataModule
+from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
+from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
-from rl_lightning.parser import OneLineErrorParser, config_files_first
 
 DEFAULTS = {
     "checkpoint.monitor": "val/return_mean",
@@ -91,8 +91,10 @@ class RLCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse with flags over config files, wherever on the line they stand."""
-        self.config = parser.parse_args(config_files_first(sys.argv[1:] if args is None else args))
+        """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
+        given = sys.argv[1:] if args is None else args
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given]
+        self.config = parser.parse_args(config_files_first(given))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -103,6 +105,11 @@ class RLCLI(LightningCLI):
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
+        parser.add_argument(
+            "--init_from",
+            type=str | None,  # type: ignore[arg-type]
+            help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+        )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
         learners = sorted(Algorithm.__subclasses__(), key=lambda learner: learner.__name__)
@@ -124,7 +131,7 @@ class RLCLI(LightningCLI):
         check_precision(config.trainer.precision)
         if config.ckpt_path is not None:
             config.ckpt_path = str(local_file(config.ckpt_path))
-            config.model.init_args.pop("init_from", None)  # the checkpoint holds all that it gave
+            config.init_from = None  # the checkpoint holds all that it gave
         if self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
             self.run_dir = _new_run_dir(config)
         if self.subcommand != "fit" or self.run_dir is None:
@@ -142,6 +149,8 @@ class RLCLI(LightningCLI):
         self.model.check_data(self.datamodule)
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
+        if config.init_from is not None:
+            self.model.load_weights(config.init_from)
         callbacks = _as_list(config.trainer.callbacks)
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, EnvStepsProgressBar()]

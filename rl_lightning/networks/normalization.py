@@ -7,8 +7,8 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from rl_lightning.encoders import is_image
 from rl_lightning.functional import discounted_sum
+from rl_lightning.networks.encoders import is_image
 from rl_lightning.types import Obs
 
 Gather = Callable[[Tensor], Tensor]
@@ -54,7 +54,7 @@ class RunningMoments(nn.Module):
 class ObservationNormalizer(nn.Module):
     """(s − mean) / std of the real numbers among the observations, element by element, clipped; the rest pass.
 
-    Real numbers are every Box of floats, of any shape, that is not an image (see `rl_lightning.encoders.is_image`).
+    Real numbers are every Box of floats, of any shape, that is not an image (see `is_image`).
     Before the first update it only clips.
 
     Args:

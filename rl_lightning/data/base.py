@@ -1,18 +1,17 @@
 """What every DataModule of a learner has: environments, the run's length, and the episodes of evaluation."""
 
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
 from lightning.pytorch import LightningDataModule
 
-from rl_lightning.data.frames import frame_stack_of
-from rl_lightning.envs import Vectorization, make_env, make_vec_env
+from rl_lightning.environments.collector import Collector
+from rl_lightning.environments.make import Vectorization, frame_stack_of, make_env, make_vec_env
 from rl_lightning.errors import require
-from rl_lightning.types import Step
+from rl_lightning.schedules import Clock
 
 EVAL_NUM_ENVS = 10  # evaluation episodes played at once
 VAL_SEED, TEST_SEED, PREDICT_SEED = 1_000_000, 2_000_000, 3_000_000  # first episode's; apart from each other
@@ -21,8 +20,8 @@ VAL_SEED, TEST_SEED, PREDICT_SEED = 1_000_000, 2_000_000, 3_000_000  # first epi
 class EnvironmentDataModule(LightningDataModule):
     """The base of `ReplayDataModule` and `RolloutDataModule`, which say what a training batch is.
 
-    A loader that wants experience calls `collect(enough)`; `EnvironmentInteraction` then acts, and gives what comes of
-    it to `store`, until `enough()`. So a batch is gathered just before it is learned from, and nothing else is.
+    A training batch gathers what it needs from the attached `Collector` just before it is learned from, and nothing
+    else is gathered.
 
     Args:
         env_id: a registered Gymnasium environment; ``module:Id`` imports `module` first.
@@ -40,13 +39,11 @@ class EnvironmentDataModule(LightningDataModule):
         observation_space: of one environment.
         action_space: of one environment as `make_env` makes it.
         frame_stack: frames that an observation is stacked from.
-        random_steps: environment steps of random actions that are wanted before the first batch.
+        clock: environment steps of the run.
 
     Raises:
         UsageError: an environment or a value that cannot work.
     """
-
-    random_steps = 0
 
     def __init__(
         self,
@@ -83,14 +80,32 @@ class EnvironmentDataModule(LightningDataModule):
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
-        self.collect: Callable[[Callable[[], bool]], None] = _nobody_collects
+        self.clock = Clock(total_env_steps)
+        self._collector: Collector | None = None
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None
 
     # Experience
 
-    @abstractmethod
-    def store(self, step: Step) -> None:
-        """Take in one step of every training environment."""
+    def attach(self, collector: Collector) -> None:
+        """Gather experience from these training environments."""
+        self._collector = collector
+
+    def detach(self) -> None:
+        """Gather no more, and close the training environments."""
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+
+    @property
+    def collector(self) -> Collector:
+        """What gathers experience while training.
+
+        Raises:
+            RuntimeError: where nothing is attached.
+        """
+        if self._collector is None:
+            raise RuntimeError("no Collector is attached: EnvironmentInteraction attaches one as training starts")
+        return self._collector
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
@@ -165,7 +180,3 @@ class EpisodeLoader:
         """Up to `batch_size` seeds."""
         for start in range(0, len(self.seeds), self.batch_size):
             yield list(self.seeds[start : start + self.batch_size])
-
-
-def _nobody_collects(enough: Callable[[], bool]) -> None:
-    raise RuntimeError("EnvironmentInteraction collects, from the start of training on")

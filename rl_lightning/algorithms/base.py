@@ -1,10 +1,10 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -12,82 +12,115 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
+from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
+from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
-from rl_lightning.checkpoints import KEY, check_resumable, check_signature, keep_settings, load_checkpoint, signature
-from rl_lightning.compilation import compiled_or_eager
-from rl_lightning.data.datamodules import ReplayDataModule
-from rl_lightning.data.module import EnvironmentDataModule
-from rl_lightning.errors import UsageError, require
-from rl_lightning.evaluation import play_episodes, record_episode
-from rl_lightning.normalization import ReturnNormalizer
-from rl_lightning.policy_and_value import PolicyAndValue
+from rl_lightning.checkpoints import (
+    KEY,
+    check_resumable,
+    check_signature,
+    continue_optimizers,
+    load_checkpoint,
+    signature,
+)
+from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.replay.datamodule import ReplayDataModule
+from rl_lightning.environments.episodes import play_episodes, record_episode
+from rl_lightning.errors import UsageError, one_line, require
+from rl_lightning.exploration import ActionNoise
+from rl_lightning.fast.compilation import compiled_or_eager
+from rl_lightning.fast.stepping import has_bf16_arithmetic, step_of
+from rl_lightning.networks import PolicyAndValue, Temperature
+from rl_lightning.networks.normalization import ReturnNormalizer
+from rl_lightning.optim import EnvStepsLR
+from rl_lightning.schedules import Clock
+from rl_lightning.spaces import Actions, fault_of_actions
 from rl_lightning.types import Episode, Obs, to_device
 
-Metrics = dict[str, Tensor]  # detached, by the name they are logged under: scalars, or [B], whose mean is logged
-# for each optimizer of `configure_optimizers`, in its order; None where it takes no step
-Gradients = Sequence[tuple[Tensor, ...] | None]
+__all__ = ["Algorithm", "Gradients", "Metrics", "check_ranges", "grad", "grads"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Algorithm(LightningModule):
-    """The base of every learner, which brings its networks, `act`, `gradients` and `configure_optimizers`.
+    """The base of every learner, which brings its networks, `act`, `gradients` and `learn`.
 
-    Lightning's training batch is one iteration of an algorithm's outer loop. `minibatches` says what is in it; for each
-    `training_step` takes `gradients`, and every optimizer steps with its own.
+    Lightning's training batch is one or more iterations of an algorithm's outer loop; `learn` is that loop.
 
     Args:
         observation_space: of one environment.
         action_space: of one environment, bounded dimensions in [-1, 1] (see `rl_lightning.make_env`).
+        gamma: the discount γ, in [0, 1].
         compile: run `gradients` as one compiled graph; where that fails it runs eagerly, with one warning.
 
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
-        gamma: the discount, which replay sums the rewards of several steps with; of learners from replay.
-        gradient_steps: taken so far, each of all optimizers.
-        losses: metrics of the latest gradient step that had them.
+        acts_in: the kind of actions that it has a policy for.
+        gamma: the discount.
+        gradient_steps: taken so far, each of all optimizers that were due.
+        metrics: of the latest gradient step that had them.
+        clock: environment steps of the run.
+        noise: on actions while collecting, of learners that have it.
         polyak_averaging: what moves the target networks, of learners that have any.
+
+    Raises:
+        UsageError: an action space of another kind, or a discount out of range.
     """
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
-    gamma: float
+    acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
+    noise: ActionNoise | None = None
     polyak_averaging: PolyakAveraging | None = None
 
-    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], compile: bool = True) -> None:
+    def __init__(
+        self, observation_space: gym.Space[Any], action_space: gym.Space[Any], gamma: float = 0.99, compile: bool = True
+    ) -> None:
         super().__init__()
+        check_ranges(gamma=gamma)
+        if self.acts_in is not None and (fault := fault_of_actions(action_space, self.acts_in)):
+            others = sorted(cls.__name__ for cls in Algorithm.__subclasses__() if cls._can_act_in(action_space))
+            instead = f", or one of {', '.join(others)}" if others else ""
+            raise UsageError(
+                f"action space {one_line(action_space)} is not supported by {type(self).__name__}: {fault}; choose "
+                f"another environment{instead}"
+            )
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
-        self.compile_gradients = compile
-        self.gradient_steps = 0
-        self.losses: Metrics = {}
-        self._world_size = 1
+        self.gamma, self.compile_gradients = gamma, compile
+        self.gradient_steps, self.clock = 0, Clock(0)
+        self.metrics: Metrics = {}
+        self._learned: dict[str, Learned] = {}
         self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._interaction = EnvironmentInteraction()
         self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
+
+    @classmethod
+    def _can_act_in(cls, space: gym.Space[Any]) -> bool:
+        return cls.acts_in is not None and fault_of_actions(space, cls.acts_in) is None
+
+    # What a learner brings
 
     @abstractmethod
     def act(self, obs: Any, deterministic: bool = False) -> Tensor:
         """Actions for observations [B, *obs_shape], as the environments of `make_env` take them."""
 
-    @abstractmethod
-    def gradients(self, batch: Any) -> tuple[Metrics, Gradients]:
-        """The losses' metrics, and each optimizer's gradients, for one minibatch. Pure: it changes nothing."""
+    gradients: Callable[..., Gradients]
+    """Metrics, and the gradients of each learned network, for one minibatch. Pure: it changes nothing."""
 
-    def minibatches(self, batch: Any) -> Iterator[Any]:
-        """What `gradients` takes, one after the other; here minibatches of replay, whose priorities follow learning."""
-        for minibatch in batch:
-            yield minibatch
-            if batch.prioritized:
-                batch.learned(self.losses["train/td_error"])
+    @abstractmethod
+    def learn(self, batch: Any) -> None:
+        """Iterations of the algorithm: what is drawn, which network steps when, and when targets follow."""
 
     def episodes_end(self, ended: NDArray[np.bool_]) -> None:
-        """Called while acting, when episodes have ended in some of the environments, [num_envs]."""
+        """Called while acting, when episodes have ended in some of the environments, [num_envs]; noise begins anew."""
+        if self.noise is not None:
+            self.noise.reset(ended)
 
     def check_data(self, data: object) -> None:
         """Refuse a DataModule that this learner cannot learn from.
@@ -101,7 +134,35 @@ class Algorithm(LightningModule):
                 f"{self.learns_from.__name__}; give that as data"
             )
 
-    def target_of(self, network: nn.Module) -> Any:
+    def learned(
+        self,
+        name: str,
+        network: Network,
+        optimizer: OptimizerCallable | None,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> Network:
+        """Declare a network that an optimizer of its own moves.
+
+        Args:
+            name: which `step` and `Gradients.of` know it by; its settings are NAME_optimizer and NAME_scheduler.
+            network: what is returned.
+            optimizer: called with the network's parameters; None leaves the network as it is.
+            scheduler: of its learning rate, called with the optimizer. It steps with it, or follows the run's
+                environment steps if it is an `EnvStepsLR`.
+
+        Raises:
+            UsageError: as of `Learned.make`, before anything is created.
+        """
+        if optimizer is not None:
+            self._learned[name] = Learned(name, network, optimizer, scheduler)
+            self._learned[name].make()
+        return network
+
+    def learns(self, name: str) -> bool:
+        """Whether an optimizer moves the network of this name."""
+        return name in self._learned
+
+    def target_of(self, network: Network) -> Network:
         """A target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`."""
         target = deepcopy(network).requires_grad_(False)
         self._targets.append((network, target))
@@ -111,36 +172,36 @@ class Algorithm(LightningModule):
         """Pairs (online, target) for `PolyakAveraging` to follow."""
         return self._targets
 
+    # Learning
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer for each learned network, in the order in which they were declared."""
+        made = {name: learned.make() for name, learned in self._learned.items()}
+        self._described = {name: one.describe() for name, one in made.items()}
+        schedulers = [one.scheduler for one in made.values() if one.scheduler is not None]
+        return [one.optimizer for one in made.values()], schedulers
+
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
         own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
-        return [callback for callback in own if self._is_needed(callback)]
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
 
     @property
     def env_steps(self) -> int:
         """Environment steps taken so far."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        return next((c.env_steps for c in callbacks if isinstance(c, EnvironmentInteraction)), 0)
-
-    @property
-    def progress(self) -> float:
-        """The share of the run's environment steps that is done; 1 outside a run."""
-        if self._trainer is None:
-            return 1.0
-        total: int = self.trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-        return min(1.0, self.env_steps / total)
-
-    # Learning
+        return self.clock.env_steps
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
-        if stage == "fit":
-            self.gradient_steps, self.losses = 0, {}
-        self._world_size = self.trainer.world_size
         check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
-        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
-        self._gradients = compiled_or_eager(self.gradients) if self.compile_gradients else self.gradients
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.check_data(data)
+        self.clock = data.clock
+        if stage == "fit":
+            self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
+        self._compute = compiled_or_eager(self._detached) if self.compile_gradients else self._detached
 
     def on_fit_start(self) -> None:
         """Policies that learn from what they have done do so in the mode that they act in."""
@@ -149,72 +210,60 @@ class Algorithm(LightningModule):
                 module.keep_policy_in_eval_mode()
 
     def on_train_start(self) -> None:
-        """Look the optimizers up once, with the parameters each of them moves; episodes begin anew."""
+        """Bring each learned network and its optimizer together; episodes begin anew."""
         for module in self.modules():
             if isinstance(module, ReturnNormalizer):
                 module.carried = torch.zeros((), device=self.device)
         schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
-        self._steppers = [
-            (
-                self._step_of(optimizer),
-                [parameter for group in optimizer.param_groups for parameter in group["params"]],
-                schedulers.get(id(optimizer.optimizer)),
-            )
-            for optimizer in _as_list(self.optimizers())
-        ]
+        self._steppers: dict[str, Stepper] = {}
+        for learned, optimizer in zip(self._learned.values(), _as_list(self.optimizers()), strict=True):
+            scheduler = schedulers.get(id(optimizer.optimizer))
+            step = step_of(optimizer, self, self.trainer)
+            self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
+            if self.gradient_steps and all(group["lr"] == 0.0 for group in optimizer.param_groups):
+                rank_zero_warn(
+                    f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
+                    "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"
+                )
+        self._follow_clock = [s for s in schedulers.values() if isinstance(s, EnvStepsLR)]
         self._hooks = [
             callback.on_gradient_step_end
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if hasattr(callback, "on_gradient_step_end")
         ]
 
-    def _step_of(self, optimizer: LightningOptimizer) -> Callable[[], Any]:
-        """The optimizer's `step`, past Lightning's strategy where it would do no more than call it.
-
-        It asks every callback for `on_before_optimizer_step`, which takes longer than a small network's step.
-        """
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        hook = "on_before_optimizer_step"
-        asked = is_overridden(hook, self) or any(is_overridden(hook, callback, Callback) for callback in callbacks)
-        if asked or type(self.trainer.strategy) is not SingleDeviceStrategy:
-            return optimizer.step
-        step = optimizer.optimizer.step  # as schedulers have wrapped it
-
-        def counted() -> None:
-            optimizer._on_before_step()  # Lightning's count, trainer.global_step, and its profiler
-            step()
-            optimizer._on_after_step()
-
-        return counted
-
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One iteration: a gradient step for each of the minibatches in `batch`."""
-        for minibatch in self.minibatches(batch):
-            metrics, gradients = self._gradients(minibatch)
-            self.losses.update(metrics)
-            self._step_optimizers(gradients)
+        """One training batch, at the learning rates of this time."""
+        for scheduler in self._follow_clock:
+            scheduler.follow(self.clock)
+        self.learn(batch)
 
-    def _step_optimizers(self, gradients: Gradients) -> None:
-        """Step each optimizer with its own gradients, and its scheduler; then call `on_gradient_step_end`."""
-        for (step, parameters, scheduler), own in zip(self._steppers, gradients, strict=True):
-            if own is None:
-                continue
-            for parameter, gradient in zip(parameters, self._mean_over_processes(own), strict=True):
-                parameter.grad = laid_out_like(parameter, gradient)
-            step()
-            if scheduler is not None:
-                scheduler.step()
+    def compute_gradients(self, *batch: Any) -> Gradients:
+        """`gradients`, as one compiled graph unless `compile` is off, without the graph that they were found by."""
+        return self._compute(*batch)
+
+    def _detached(self, *batch: Any) -> Gradients:
+        return self.gradients(*batch).detach()
+
+    def step(self, name: str, found: Gradients) -> None:
+        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
+        self._steppers[name](self.mean_over_processes(found.of[name]))
+
+    def end_gradient_step(self, found: Gradients) -> None:
+        """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
+        self.metrics.update(found.metrics)
         self.gradient_steps += 1
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
 
-    def _mean_over_processes(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self._world_size == 1:
-            return gradients
-        mean = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+    def mean_over_processes(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The mean of each tensor over all processes, in one exchange."""
+        if self.trainer.world_size == 1:
+            return tensors
+        mean = self.trainer.strategy.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean")
         assert isinstance(mean, Tensor)
-        parts = torch.split(mean, [g.numel() for g in gradients])
-        return tuple(part.view_as(g) for part, g in zip(parts, gradients, strict=True))
+        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+        return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
 
     def gather(self, tensor: Tensor) -> Tensor:
         """A tensor [...] of this process to those of all processes, [processes, ...]."""
@@ -273,9 +322,13 @@ class Algorithm(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is, and how far the run has come."""
-        checkpoint[KEY] = signature(self, self.observation_space, self.action_space)
-        checkpoint[KEY].update(gradient_steps=self.gradient_steps, env_steps=self.env_steps)
+        """Note whose checkpoint it is, and which optimizer is of which network."""
+        checkpoint[KEY] = {
+            **signature(self, self.observation_space, self.action_space),
+            "gradient_steps": self.gradient_steps,
+            "env_steps": self.env_steps,
+            "learned": self._described,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
@@ -283,17 +336,17 @@ class Algorithm(LightningModule):
         self.gradient_steps = checkpoint[KEY]["gradient_steps"]
         if self._trainer is None:
             return
+        self.clock.env_steps = checkpoint[KEY]["env_steps"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EnvironmentInteraction):  # a checkpoint of weights alone has no callback's state
-                callback.env_steps = checkpoint[KEY]["env_steps"]
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint.get("callbacks", {}):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
         if self.trainer.state.fn == "fit":  # evaluation has no optimizers
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
-            keep_settings(checkpoint, self.configure_optimizers())
+            own = {name: learned.make() for name, learned in self._learned.items()}
+            continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
 
     def load_weights(self, path: str | Path) -> None:
-        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh.
+        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
 
         Args:
             path: a file or URL.
@@ -302,66 +355,18 @@ class Algorithm(LightningModule):
             UsageError: where it is missing, damaged, not ours, or of another algorithm, other spaces or networks.
         """
         checkpoint = load_checkpoint(path, signature(self, self.observation_space, self.action_space))
+        temperatures = [
+            name for name, module in self.named_modules() if isinstance(module, Temperature) and module.given
+        ]
+        own, given = self.state_dict(), [f"{name}.log_alpha" for name in temperatures]
         try:
-            self.load_state_dict(checkpoint["state_dict"])
+            self.load_state_dict(checkpoint["state_dict"] | {name: own[name] for name in given})
         except RuntimeError as error:
             reason = " ".join(str(error).split()[:40])
             raise UsageError(
                 f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
                 f"({reason} ...)"
             ) from error
-
-    def _is_needed(self, callback: Callback) -> bool:
-        """Whether the trainer has none of this kind, be it the user's or this one from an earlier stage."""
-        return not any(isinstance(c, type(callback)) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def gradients_of(loss: Tensor, owners: Sequence[nn.Module]) -> list[tuple[Tensor, ...]]:
-    """∂loss/∂parameters for each owner's own parameters, in one backward pass."""
-    parameters = [list(owner.parameters()) for owner in owners]
-    flat = torch.autograd.grad(loss, [parameter for own in parameters for parameter in own])
-    ends = [sum(len(own) for own in parameters[: i + 1]) for i in range(len(parameters))]
-    return [tuple(flat[end - len(own) : end]) for own, end in zip(parameters, ends, strict=True)]
-
-
-def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with its entries in memory as the parameter's are; a copy where they are not yet.
-
-    `torch.autograd.grad` gives them as the backward pass has made them: channels last, transposed, or one entry for
-    many. Fused kernels read parameter and gradient side by side and look at no strides.
-    """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def configured(
-    name: str, network: nn.Module, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None
-) -> Any:
-    """One optimizer as `configure_optimizers` returns it, with its learning-rate scheduler if there is one.
-
-    Args:
-        name: the setting, for messages.
-        network: whose parameters it moves.
-        optimizer: makes it.
-        scheduler: makes its scheduler, which will be stepped once for each gradient step.
-
-    Raises:
-        UsageError: settings that the optimizer or scheduler refuses, and schedulers that wait for a metric.
-    """
-    try:
-        made = optimizer(network.parameters())
-        schedule = scheduler(made) if scheduler else None
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{name} is not allowed: {error}; give settings that it takes (a learning rate is 0 or more)"
-        ) from error
-    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise UsageError(
-            f"the scheduler of {name}, ReduceLROnPlateau, is not allowed: schedulers step at every gradient step, "
-            "without a metric; give one that counts steps, e.g. CosineAnnealingLR"
-        )
-    return {"optimizer": made, "lr_scheduler": schedule} if schedule else {"optimizer": made}
 
 
 def check_precision(precision: str | int | None) -> None:
@@ -384,7 +389,7 @@ def warn_of_emulation(precision: str | int | None, device: torch.device) -> None
     Warns:
         UserWarning: naming the precision to give.
     """
-    if str(precision).startswith("bf16") and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if str(precision).startswith("bf16") and device.type == "cpu" and not has_bf16_arithmetic():
         rank_zero_warn(
             f"trainer.precision={precision} is emulated on this processor, which has no bf16 arithmetic: it is about "
             "ten times slower than 32-true; give that"

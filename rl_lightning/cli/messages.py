@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from rl_lightning.parser_causes import SPEC_KEYS, Cause, find_cause
-from rl_lightning.parser_lookups import (
+from rl_lightning.cli.causes import SPEC_KEYS, Cause, find_cause
+from rl_lightning.cli.lookups import (
     LINKED,
     allowed,
     annotation,

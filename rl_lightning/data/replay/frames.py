@@ -2,34 +2,13 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.wrappers import (
-    FrameStackObservation,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    TimeLimit,
-    TransformAction,
-    TransformReward,
-)
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_lightning.data.packed import Field, Layout, allocate, check_saved
-from rl_lightning.envs import CheckedEnv
+from rl_lightning.data.replay.layout import Field, Layout, allocate, check_saved
 from rl_lightning.types import State, map_obs
-
-KEEP_OBSERVATIONS = (
-    CheckedEnv,
-    OrderEnforcing,
-    PassiveEnvChecker,
-    RecordEpisodeStatistics,
-    TimeLimit,
-    TransformAction,
-    TransformReward,
-)
 
 
 class FrameMemory:
@@ -149,16 +128,3 @@ class FrameMemory:
         """Of the newest `held` frames, oldest first: index of the environment and of the frame in its ring."""
         slots = (self._written[:, None] - held + np.arange(held)) % self.capacity  # [num_envs, held]
         return torch.from_numpy(self._envs[:, None]).to(self.device), torch.from_numpy(slots).to(self.device)
-
-
-def frame_stack_of(env: gym.Env[Any, Any]) -> int:
-    """How many frames the observations of an environment are stacked from; 1 where `FrameMemory` cannot keep them.
-
-    That is the stack size of a `FrameStackObservation` which repeats an episode's first frame, if it is the outermost
-    wrapper that has to do with observations.
-    """
-    while isinstance(env, KEEP_OBSERVATIONS):
-        env = env.env
-    if isinstance(env, FrameStackObservation) and env.padding_type == "reset":
-        return env.stack_size
-    return 1

@@ -77,10 +77,10 @@ class NatureCNN(nn.Module):
 class DictEncoder(nn.Module):
     """A Dict: each entry by its own encoder, side by side."""
 
-    def __init__(self, space: gym.spaces.Dict, learner: str) -> None:
+    def __init__(self, space: gym.spaces.Dict) -> None:
         super().__init__()
         self.keys = list(space.spaces)  # a ModuleDict takes some names for its own
-        self.parts = nn.ModuleList([make_encoder(space[key], learner) for key in self.keys])
+        self.parts = nn.ModuleList([make_encoder(space[key]) for key in self.keys])
         self.out_features: int = sum(part.out_features for part in self.parts)  # type: ignore[misc]
 
     def forward(self, obs: dict[str, Any]) -> Tensor:  # noqa: D102
@@ -95,18 +95,17 @@ def is_image(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Box]:
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 3
 
 
-def make_encoder(space: gym.Space[Any], learner: str) -> Encoder:
+def make_encoder(space: gym.Space[Any]) -> Encoder:
     """The encoder for an observation space.
 
     Args:
         space: a Box (three dimensions are an image), Discrete, MultiBinary, or a Dict of them.
-        learner: for the message.
 
     Raises:
         UsageError: any other space.
     """
     if isinstance(space, gym.spaces.Dict):
-        return DictEncoder(space, learner)
+        return DictEncoder(space)
     if isinstance(space, gym.spaces.Discrete):
         return OneHotEncoder(space)
     if is_image(space):
@@ -114,6 +113,6 @@ def make_encoder(space: gym.Space[Any], learner: str) -> Encoder:
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return VectorEncoder(space)
     raise UsageError(
-        f"observation space {one_line(space)} is not supported by {learner}: give a Box, Discrete, MultiBinary or "
+        f"observation space {one_line(space)} is not supported: give a Box, Discrete, MultiBinary or "
         "a Dict of them; wrap the environment with gymnasium.wrappers.FlattenObservation"
     )

@@ -1,0 +1,1 @@
+"""Environments: making and checking them, playing in them."""

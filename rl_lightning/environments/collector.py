@@ -1,0 +1,116 @@
+"""Collecting experience: a policy in the training environments."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rl_lightning.environments.stepping import Episodes
+from rl_lightning.errors import EnvironmentFault
+from rl_lightning.fast.acting import acting_of
+from rl_lightning.schedules import Clock
+from rl_lightning.spaces import to_numpy, to_tensor
+from rl_lightning.types import Obs, Step, to_device
+
+
+class Actor(Protocol):
+    """What acts: a learner, as far as collection knows it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its observations."""
+
+    def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
+        """Actions [B, *action_shape] for observations [B, *obs_shape]."""
+
+    def episodes_end(self, ended: NDArray[np.bool_]) -> None:
+        """Episodes have ended in some of the environments, [num_envs]."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Itself and its networks."""
+
+
+class Collector:
+    """The training environments, the episodes under way in them, and the clock that they move.
+
+    Args:
+        envs: from `make_vec_env`; closed by `close`.
+        actor: whose policy acts, in eval mode and without gradients.
+        clock: moved on by the environment steps of all processes.
+        seeds: of each environment's first reset, then that of random actions.
+        processes: that collect in step with this one, each in as many environments.
+
+    Attributes:
+        finished: return (of raw rewards) and length of the episodes that have ended since it was last emptied, except
+            those with random actions in them.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        actor: Actor,
+        clock: Clock,
+        seeds: Sequence[int],
+        processes: int = 1,
+    ) -> None:
+        self.actor, self.clock = actor, clock
+        self.finished: list[tuple[float, float]] = []
+        self._envs = envs
+        self._env_steps_per_row = envs.num_envs * processes
+        self._acting = acting_of(actor.modules())
+        *env_seeds, action_seed = seeds
+        envs.action_space.seed(action_seed)
+        self._episodes = Episodes(envs, env_seeds)
+        self._return, self._length = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
+        self._has_random_steps = np.zeros(envs.num_envs, dtype=bool)
+
+    def collect(self, num_steps: int | None) -> list[Step]:
+        """Steps of every environment with the actor's policy.
+
+        Args:
+            num_steps: how many; None for one whole episode of the first environment.
+
+        Raises:
+            EnvironmentFault: an action that is not finite, and whatever an environment breaks.
+        """
+        steps: list[Step] = []
+        space, device = self._envs.single_observation_space, self.actor.device
+        with self._acting():
+            while len(steps) != num_steps:
+                action = self.actor.act(to_device(to_tensor(self._episodes.obs, space), device))
+                steps.append(self._step(to_numpy(action)))
+                if num_steps is None and steps[-1].done[0]:
+                    break
+        return steps
+
+    def collect_randomly(self, env_steps: int) -> Iterator[Step]:
+        """At least so many environment steps, of all processes together, with random actions."""
+        for _ in range(-(-env_steps // self._env_steps_per_row)):
+            self._has_random_steps[:] = True
+            yield self._step(self._envs.action_space.sample())
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+    def _step(self, action: NDArray[Any]) -> Step:
+        if not np.isfinite(action).all():
+            raise EnvironmentFault(
+                f"the policy's action {action.tolist()} at environment step {self.clock.env_steps} is not finite: "
+                "its network diverged; lower the learning rates or scale the reward"
+            )
+        step = self._episodes.step(action)
+        self.clock.env_steps += self._env_steps_per_row
+        self._return += step.reward
+        self._length += 1
+        if (done := step.done).any():
+            counted = done & ~self._has_random_steps
+            self.finished.extend(zip(self._return[counted], self._length[counted], strict=True))
+            self._has_random_steps &= ~done
+            self._return[done], self._length[done] = 0.0, 0
+            self.actor.episodes_end(done)
+        return step

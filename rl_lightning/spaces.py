@@ -1,0 +1,63 @@
+"""What a Gymnasium space becomes: dtypes, tensors and arrays; and which actions a learner can take."""
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+TORCH_DTYPES = {
+    np.dtype(name): torch.from_numpy(np.empty(0, dtype=name)).dtype
+    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
+}
+TORCH_DTYPES[np.dtype("float64")] = torch.float32
+
+
+def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
+    """The dtype observations of `space` are stored in: float64 becomes float32, the rest keep theirs."""
+    return TORCH_DTYPES[space.dtype]  # type: ignore[index]
+
+
+def to_tensor(obs: Any, space: gym.Space[Any]) -> Any:
+    """Observations of one space, any leading dimensions, as learners see them: in the dtype of replay."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: to_tensor(obs[key], part) for key, part in space.spaces.items()}
+    return torch.as_tensor(obs, dtype=torch_dtype(space))
+
+
+def to_numpy(action: Tensor) -> NDArray[Any]:
+    """Actions as environments take them."""
+    array: NDArray[Any] = (action.float() if action.is_floating_point() else action).cpu().numpy()
+    return array
+
+
+Actions = Literal["box", "discrete", "any"]
+"""Kinds of actions: a bounded Box of vectors; a Discrete; any that `PolicyAndValue` has a head for."""
+
+
+def fault_of_actions(space: gym.Space[Any], kind: Actions) -> str | None:
+    """What an action space lacks to be of a kind; None where it is of it."""
+    if kind == "discrete":
+        return None if isinstance(space, gym.spaces.Discrete) else "a Discrete is needed"
+    if kind == "any" and not isinstance(space, gym.spaces.Box):
+        finite = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
+        if finite and len(space.shape or ()) <= 1:
+            return None
+        return "a Box, Discrete, MultiDiscrete or MultiBinary of at most one dimension is needed"
+    if not isinstance(space, gym.spaces.Box):
+        return "a bounded Box (continuous actions) is needed"
+    if not np.issubdtype(space.dtype, np.floating) or len(space.shape) != 1:
+        return f"a Box of real vectors is needed, this is of shape {space.shape} and dtype {space.dtype}"
+    if kind == "box" and not is_bounded(space):
+        return (
+            "finite bounds with low < high are needed in every dimension, these are "
+            f"low={space.low.tolist()}, high={space.high.tolist()}"
+        )
+    return None
+
+
+def is_bounded(space: gym.spaces.Box) -> bool:
+    """Whether a Box has finite bounds, low < high, in every dimension."""
+    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
