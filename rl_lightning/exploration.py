@@ -12,7 +12,7 @@ from rl_lightning.schedules import Schedule, check_schedule, scheduled
 
 
 class EpsilonGreedy:
-    """The greedy action, or with probability ε any action; ε follows a schedule over the run.
+    """How often an ε-greedy policy takes any action instead of the greedy one: ε follows a schedule over the run.
 
     Args:
         initial_eps: ε at the start, in [0, 1].
@@ -39,21 +39,8 @@ class EpsilonGreedy:
         self.schedule: Schedule = schedule
 
     def epsilon(self, progress: float) -> float:
-        """ε when this share of the run is done."""
+        """ε, when this share of the run is done."""
         return scheduled(self.schedule, self.initial_eps, self.final_eps, progress / self.fraction)
-
-    def __call__(self, q: Tensor, progress: float) -> Tensor:
-        """argmax_a Q(s, a), or with probability ε any action. [B, A] to [B] int64.
-
-        Args:
-            q: Q(s, ·), [B, A].
-            progress: share of the run that is done.
-        """
-        greedy = q.argmax(-1)  # [B]
-        explores = q.new_empty(len(q)).uniform_() < self.epsilon(progress)  # [B]
-        if not explores.any():
-            return greedy
-        return torch.where(explores, torch.randint_like(greedy, q.shape[1]), greedy)
 
 
 class ActionNoise:

@@ -1,5 +1,6 @@
 """Optimizers and a schedule to name in a config: `rl_lightning.optim.FusedAdam`, `rl_lightning.optim.EnvStepsLR`."""
 
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -8,7 +9,7 @@ from rl_lightning.errors import require
 from rl_lightning.fast.optim import ForeachRMSprop, FusedAdam
 from rl_lightning.schedules import Clock, Schedule, check_schedule, scheduled
 
-__all__ = ["EnvStepsLR", "ForeachRMSprop", "FusedAdam"]
+__all__ = ["EnvStepsLR", "ForeachRMSprop", "FusedAdam", "LRSchedulerCallable", "OptimizerCallable"]
 
 
 class EnvStepsLR(LRScheduler):

@@ -1,6 +1,5 @@
 """Advantage actor-critic over several environments: A3C's synchronous form (arXiv:1602.01783), with GAE."""
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
@@ -8,7 +7,7 @@ from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
-from rl_lightning.optim import ForeachRMSprop
+from rl_lightning.optim import ForeachRMSprop, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 

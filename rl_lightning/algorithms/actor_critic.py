@@ -1,7 +1,6 @@
 """One-step actor-critic: Algorithm 3 of the lecture (Sutton and Barto, section 13.5)."""
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
@@ -9,7 +8,7 @@ from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError
 from rl_lightning.functional import td_target
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, Transition, map_obs
 
 

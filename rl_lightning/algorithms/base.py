@@ -16,9 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import CatMetric
 
+from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
+from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
 from rl_lightning.checkpoints import (
@@ -35,7 +36,7 @@ from rl_lightning.environments.episodes import play_episodes, record_episode
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.fast.compilation import compiled_or_eager
-from rl_lightning.fast.stepping import has_bf16_arithmetic, step_of
+from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue, Temperature
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
@@ -98,7 +99,7 @@ class Algorithm(LightningModule):
         self._learned: dict[str, Learned] = {}
         self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._interaction = EnvironmentInteraction()
-        self._eval_returns, self._eval_lengths = CatMetric(), CatMetric()
+        self._episodes = EpisodeStatistics()
 
     @classmethod
     def _can_act_in(cls, space: gym.Space[Any]) -> bool:
@@ -162,8 +163,26 @@ class Algorithm(LightningModule):
         """Whether an optimizer moves the network of this name."""
         return name in self._learned
 
-    def target_of(self, network: Network) -> Network:
-        """A target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`."""
+    def target_of(self, network: Network, tau: float, target_update_interval: int) -> Network:
+        """Declare a target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`.
+
+        Args:
+            network: the online network.
+            tau: its weight in each update of the target, in (0, 1]; the same for all targets of a learner.
+            target_update_interval: gradient steps from one update to the next; likewise.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        if self.polyak_averaging is None:
+            self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        one = (self.polyak_averaging.tau, self.polyak_averaging.target_update_interval)
+        require(
+            (tau, target_update_interval) == one,
+            "tau, target_update_interval",
+            (tau, target_update_interval),
+            (f"one callback moves all targets of a learner; give {one} here too"),
+        )
         target = deepcopy(network).requires_grad_(False)
         self._targets.append((network, target))
         return target
@@ -302,19 +321,12 @@ class Algorithm(LightningModule):
     def _play(self, seeds: Sequence[int]) -> None:
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
         returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
-        self._eval_returns.update(returns.to(self.device))
-        self._eval_lengths.update(lengths.float().to(self.device))
+        self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
     def _log_episodes(self, stage: str) -> None:
-        returns, lengths = self._eval_returns.compute(), self._eval_lengths.compute()
-        self._eval_returns.reset()
-        self._eval_lengths.reset()
-        row: dict[str, Tensor | float] = {
-            f"{stage}/return_mean": returns.mean(),
-            f"{stage}/return_std": returns.std(correction=0),
-            f"{stage}/episode_length_mean": lengths.mean(),
-            "env_steps": float(self.env_steps),
-        }
+        row = {f"{stage}/{name}": value for name, value in self._episodes.compute().items()}
+        self._episodes.reset()
+        row["env_steps"] = float(self.env_steps)
         if self.trainer.loggers:
             row["step"] = float(self.env_steps)  # what Lightning takes for the loggers' x-axis
         self.log_dict(row)
@@ -367,33 +379,6 @@ class Algorithm(LightningModule):
                 f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
                 f"({reason} ...)"
             ) from error
-
-
-def check_precision(precision: str | int | None) -> None:
-    """Refuse precisions that gradients cannot be taken in: they need float32 weights, and no loss scaling.
-
-    Raises:
-        UsageError: for any but float32 and bf16-mixed.
-    """
-    require(
-        precision in (None, 32, "32", "32-true", "bf16-mixed", "bf16"),
-        "trainer.precision",
-        precision,
-        "gradients are taken of float32 weights without loss scaling; give 32-true or bf16-mixed",
-    )
-
-
-def warn_of_emulation(precision: str | int | None, device: torch.device) -> None:
-    """Say that bf16-mixed is slow on a processor without bf16 arithmetic.
-
-    Warns:
-        UserWarning: naming the precision to give.
-    """
-    if str(precision).startswith("bf16") and device.type == "cpu" and not has_bf16_arithmetic():
-        rank_zero_warn(
-            f"trainer.precision={precision} is emulated on this processor, which has no bf16 arithmetic: it is about "
-            "ten times slower than 32-true; give that"
-        )
 
 
 def _as_list(items: Any) -> list[Any]:

@@ -1,16 +1,14 @@
 """Deep deterministic policy gradient (arXiv:1509.02971): the deterministic limit of the policy gradient."""
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
 from rl_lightning.exploration import ActionNoise, NoiseCallable
 from rl_lightning.functional import half_squared_error, td_target
 from rl_lightning.networks import MLP, DeterministicPolicy, NetworkCallable, QNetwork
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -57,11 +55,10 @@ class DDPG(Algorithm):
         self.noise = noise()
 
         self.q = self.learned("q", QNetwork(observation_space, action_space, network), q_optimizer, q_scheduler)
-        self.target_q = self.target_of(self.q)  # Q_θ̄
+        self.target_q = self.target_of(self.q, tau, target_update_interval)  # Q_θ̄
         policy = DeterministicPolicy(observation_space, action_space, network)
         self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # μ_φ
-        self.target_policy = self.target_of(self.policy)  # μ_φ̄
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        self.target_policy = self.target_of(self.policy, tau, target_update_interval)  # μ_φ̄
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """μ_φ(s), with noise or without: observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
@@ -69,7 +66,12 @@ class DDPG(Algorithm):
         return action if deterministic else self.noise(action, self.clock.progress)
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of Algorithm 1; `batch` takes its environment steps before each sample.
+        """Algorithm 1. Its environment steps are the batch's, which takes them before each sample.
+
+            a = μ_φ(s) + noise; observe r and s'; store (s, a, r, s') in R
+            sample a minibatch of R
+            y = r + γ Q_θ̄(s', μ_φ̄(s'))
+            one step each for θ and φ, then for their targets
 
         Both gradients are taken at the same parameters; in Algorithm 1 the policy's sees Q one step later.
         """

@@ -4,17 +4,15 @@ import math
 
 import torch
 from gymnasium.spaces import flatdim
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
 from rl_lightning.errors import require
 from rl_lightning.functional import mean_td_error, q_of_action, td_target, twin_q_loss
 from rl_lightning.networks import MLP, CategoricalPolicy, DiscreteTwinQ, NetworkCallable, Temperature
 from rl_lightning.networks.distributions import Categorical
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -71,11 +69,10 @@ class DiscreteSAC(Algorithm):
         )
 
         self.q = self.learned("q", DiscreteTwinQ(observation_space, action_space, network), q_optimizer, q_scheduler)
-        self.target_q = self.target_of(self.q)  # Q_θ̄1, Q_θ̄2
+        self.target_q = self.target_of(self.q, tau, target_update_interval)  # Q_θ̄1, Q_θ̄2
         policy = CategoricalPolicy(observation_space, action_space, network)
         self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # π_φ
         self.temperature = self.learned("ent_coef", Temperature(ent_coef), ent_coef_optimizer)  # α
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""
@@ -83,7 +80,10 @@ class DiscreteSAC(Algorithm):
         return log_pi.argmax(-1) if deterministic else Categorical(log_pi).sample()
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of Algorithm 1; `batch` takes its environment steps before each sample.
+        """Algorithm 1. Its environment steps are the batch's, which takes them before each sample.
+
+            for each environment step: a ~ π_φ(·|s), s' ~ p(·|s, a), D ← D ∪ {(s, a, r, s')}
+            for each gradient step: those below
 
         All gradients are taken at one minibatch and the same parameters.
         """

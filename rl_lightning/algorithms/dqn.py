@@ -1,17 +1,14 @@
 """Deep Q-learning (Mnih et al., 2015; Algorithm 2 of the lecture), with double (arXiv:1509.06461) and dueling Q."""
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
-from rl_lightning.errors import require
 from rl_lightning.exploration import EpsilonGreedy, ExplorationCallable
 from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, q_of_action, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -61,34 +58,46 @@ class DQN(Algorithm):
         compile: bool = True,
     ) -> None:
         super().__init__(observation_space, action_space, gamma, compile)
-        require(loss in LOSSES, "loss", loss, f"give one of {tuple(LOSSES)}")
-        check_ranges(max_grad_norm=max_grad_norm)
+        check_ranges(loss=loss, max_grad_norm=max_grad_norm)
         self.double_q, self.loss, self.max_grad_norm = double, loss, max_grad_norm
-        self.explore = exploration()
+        self.exploration = exploration()
 
         q = DiscreteQNetwork(observation_space, action_space, network, dueling)
         self.q = self.learned("q", q, q_optimizer, q_scheduler)  # Q_θ
-        self.target_q = self.target_of(self.q)  # Q_θ̄
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        self.target_q = self.target_of(self.q, tau, target_update_interval)  # Q_θ̄
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
-        """ε-greedy, or greedy: observations [B, *obs_shape] to actions [B]."""
+        """ε-greedy, with the ε of this time of the run, or greedy.
+
+        Observations [B, *obs_shape] to actions [B].
+        """
         q = self.q(obs)  # [B, A]
-        return q.argmax(-1) if deterministic else self.explore(q, self.clock.progress)
+        return q.argmax(-1) if deterministic else epsilon_greedy(q, self.exploration.epsilon(self.clock.progress))
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of the paper's Algorithm 1 (lecture: 2); `batch` takes its environment steps before each.
+        """Algorithm 1 (lecture: 2), where C is `target_update_interval`. Its environment steps are the batch's.
 
-        A step of its own for every minibatch; the target's copy is due every `target_update_interval` of them.
+            with probability ε any action a, else a = argmax_a Q_θ(s, a); observe r and s'
+            store (s, a, r, s') in D
+            sample a minibatch of D
+            y = r where s' is terminal, else r + γ max_a' Q_θ̄(s', a')
+            one gradient step on (y − Q_θ(s, a))² in θ
+            every C steps θ̄ ← θ
+
+        The batch takes `train_freq` of the first before it samples, so that C counts gradient steps.
         """
         for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
-            self.step("q", found)  # θ ← θ − η ∇_θ ½ (y − Q_θ(s, a))², y = r + γ max_a' Q_θ̄(s', a'), or r at the end
-            self.end_gradient_step(found)  # every C steps θ̄ ← θ, by PolyakAveraging
+            self.step("q", found)  # θ ← θ − η ∇_θ J_Q(θ)
+            self.end_gradient_step(found)  # every C: θ̄ ← τ θ + (1 − τ) θ̄, by PolyakAveraging; τ = 1 copies
             batch.prioritize(found.td_error)
 
     def gradients(self, batch: Transition) -> Gradients:
-        """Of the loss of Q_θ(s, a) − (r + γ max_a' Q_θ̄(s', a')); the target is not differentiated."""
+        """Of J_Q(θ) = E[w ℓ(Q_θ(s, a) − y)] at one minibatch.
+
+        y = r + γ max_a' Q_θ̄(s', a') is not differentiated; ℓ is half the square, or Huber's, which for its gradient is
+        the clipped error of the paper; w is 1 or the weight of prioritized replay.
+        """
         q = q_of_action(self.q(batch.obs), batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = LOSSES[self.loss](q, target, batch.weight)
@@ -102,7 +111,20 @@ class DQN(Algorithm):
 
     @torch.no_grad()
     def next_value(self, batch: Transition) -> Tensor:
-        """max_a' Q_θ̄(s', a'); double: Q_θ̄(s', argmax_a' Q_θ(s', a')). [B]."""
+        """max_a' Q_θ̄(s', a'), [B].
+
+        With `double` Q_θ̄(s', argmax_a' Q_θ(s', a')) instead (arXiv:1509.06461, Eq. 4): the action chosen by one network
+        and valued by the other, against the bias of a maximum of estimates.
+        """
         target_q = self.target_q(batch.next_obs)  # [B, A]
         chosen = self.q(batch.next_obs) if self.double_q else target_q
         return q_of_action(target_q, chosen.argmax(-1))
+
+
+def epsilon_greedy(q: Tensor, epsilon: float) -> Tensor:
+    """argmax_a Q(s, a), or with probability ε any action. [B, A] to [B] int64."""
+    greedy = q.argmax(-1)  # [B]
+    explores = q.new_empty(len(q)).uniform_() < epsilon  # [B]
+    if not explores.any():
+        return greedy
+    return torch.where(explores, torch.randint_like(greedy, q.shape[1]), greedy)

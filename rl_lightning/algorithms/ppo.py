@@ -3,16 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
-from rl_lightning.errors import require
 from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
-from rl_lightning.optim import FusedAdam
-from rl_lightning.schedules import Schedule, check_schedule, scheduled
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
+from rl_lightning.schedules import Schedule, scheduled
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 
@@ -96,8 +94,7 @@ class PPO(Algorithm):
         super().__init__(observation_space, action_space, gamma, compile)
         check_ranges(gae_lambda=gae_lambda, n_epochs=n_epochs, clip_range=clip_range, clip_range_vf=clip_range_vf)
         check_ranges(ent_coef=ent_coef, vf_coef=vf_coef, max_grad_norm=max_grad_norm, target_kl=target_kl)
-        check_schedule("clip_range_schedule", clip_range_schedule)
-        require(batch_size is None or batch_size >= 1, "batch_size", batch_size, "give 1 or more, or null")
+        check_ranges(clip_range_schedule=clip_range_schedule, batch_size=batch_size)
         self.gae_lambda, self.n_epochs, self.batch_size, self.target_kl = gae_lambda, n_epochs, batch_size, target_kl
         self.clip_range, self.clip_range_schedule, self.clip_range_vf = clip_range, clip_range_schedule, clip_range_vf
         self.ent_coef, self.vf_coef, self.max_grad_norm = ent_coef, vf_coef, max_grad_norm
@@ -120,14 +117,23 @@ class PPO(Algorithm):
         return self.networks.act(obs, deterministic)
 
     def learn(self, batch: RolloutStream) -> None:
-        """Algorithm 1: run π_old in N environments for T steps, compute advantages, optimize L for K epochs."""
-        for rollout in batch:  # of π_θold, T steps of N environments
-            samples = self.with_advantages(rollout)  # Â_1, ..., Â_T
+        """Algorithm 1, where N is `num_envs`, T `rollout_steps`, K `n_epochs` and M `batch_size`.
+
+            for each iteration:
+                run π_θold in N environments for T steps each
+                compute the advantage estimates Â_1, ..., Â_T
+                optimize L (Eq. 9) in θ, in K epochs of minibatches of M ≤ N T steps
+                θ_old ← θ
+
+        With `target_kl` an iteration ends early, once the policy is too far from the one that acted.
+        """
+        for rollout in batch:  # [T, N, ...]
+            samples = self.with_advantages(rollout)  # [T N, ...]
             clip_range = self.present_clip_range()
-            for minibatch in shuffled(samples, self.n_epochs, self.batch_size):  # K epochs, size M ≤ N T
+            for minibatch in shuffled(samples, self.n_epochs, self.batch_size):
                 found = self.compute_gradients(minibatch, clip_range)
-                self.step("policy", found)  # along ∇(L^CLIP + c_2 S[π])
-                self.step("value", found)  # along −c_1 ∇L^VF
+                self.step("policy", found)  # up L^CLIP + c_2 S
+                self.step("value", found)  # down c_1 L^VF
                 self.end_gradient_step(found)
                 if self.target_kl is not None and self.mean_kl(found) > 1.5 * self.target_kl:
                     break
@@ -145,7 +151,10 @@ class PPO(Algorithm):
 
     @torch.no_grad()
     def with_advantages(self, rollout: Rollout) -> Samples:
-        """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
+        """Â_t by GAE and V^targ_t = Â_t + V(s_t), of a rollout [T, N, ...]; old_log_prob is of the policy that acted.
+
+        Â_t = δ_t + γ λ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (Eq. 11 and 12), cut at the ends of episodes.
+        """
         rollout = self.networks.scale_rewards(rollout, self.gather)
         obs, action = flat_in_time(rollout.obs), rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]
@@ -153,7 +162,15 @@ class PPO(Algorithm):
         return Samples(obs, action, pi.log_prob(action), value, advantage, returns=advantage + value)
 
     def gradients(self, batch: Samples, clip_range: Tensor) -> Gradients:
-        """Of L^CLIP+VF+S (Eq. 9) at one minibatch; `clip_range` is ε, a scalar."""
+        """Of −L = E[−L^CLIP + c_1 L^VF − c_2 S[π]] (Eq. 9) at one minibatch.
+
+        r = π_θ(a|s) / π_θold(a|s), L^CLIP by Eq. 7; L^VF = ½ (V_θ(s) − V^targ)², where the paper has no ½; c_1 is
+        `vf_coef`, c_2 `ent_coef`.
+
+        Args:
+            batch: time steps [B, ...].
+            clip_range: ε, a scalar.
+        """
         pi, value = self.networks(batch.obs)  # value: [B]
         log_ratio = pi.log_prob(batch.action) - batch.old_log_prob  # [B]
         ratio = log_ratio.exp()  # [B]
@@ -182,7 +199,10 @@ class PPO(Algorithm):
         return Gradients(gradients, metrics, approx_kl=approx_kl)
 
     def clipped_value(self, value: Tensor, old_value: Tensor) -> Tensor:
-        """V within `clip_range_vf` of what it was; all [B]."""
+        """V_old + clip(V − V_old, −ε_v, ε_v), ε_v being `clip_range_vf`; all [B].
+
+        The paper does not have it. Its authors' code takes the larger of the two losses, with and without.
+        """
         if self.clip_range_vf is None:
             return value
         return old_value + (value - old_value).clamp(-self.clip_range_vf, self.clip_range_vf)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from rl_lightning.errors import require
+from rl_lightning.functional import LOSSES
+from rl_lightning.schedules import Schedule
 
 Range = tuple[Callable[[Any], bool], str]  # whether a value is in it, and what to give
 
@@ -14,20 +16,30 @@ POSITIVE: Range = (lambda x: 0.0 < x < math.inf, "give a number above 0")
 NOT_NEGATIVE: Range = (lambda x: 0.0 <= x < math.inf, "give 0 or more")
 AT_LEAST_ONE: Range = (lambda x: x >= 1, "give 1 or more")
 POSITIVE_OR_NONE: Range = (lambda x: x is None or x > 0.0, "give a number above 0, or null")
+AT_LEAST_ONE_OR_NONE: Range = (lambda x: x is None or x >= 1, "give 1 or more, or null")
+
+
+def one_of(*choices: str) -> Range:
+    """These words and no others."""
+    return lambda x: x in choices, f"give one of {choices}"
+
 
 RANGES: dict[str, Range] = {
     "gamma": UNIT,
     "gae_lambda": UNIT,
     "ent_coef": NOT_NEGATIVE,
-    "initial_ent_coef": POSITIVE_OR_NONE,
-    "temperature": POSITIVE,
     "reward_scale": POSITIVE,
+    "policy_gradient": one_of("reparameterized", "likelihood_ratio"),
+    "loss": one_of(*LOSSES),
+    "update": one_of("episode", "step"),
     "policy_delay": AT_LEAST_ONE,
     "target_policy_noise": NOT_NEGATIVE,
     "target_noise_clip": NOT_NEGATIVE,
     "max_grad_norm": POSITIVE_OR_NONE,
     "n_epochs": AT_LEAST_ONE,
+    "batch_size": AT_LEAST_ONE_OR_NONE,
     "clip_range": POSITIVE,
+    "clip_range_schedule": one_of(*get_args(Schedule)),
     "clip_range_vf": POSITIVE_OR_NONE,
     "vf_coef": POSITIVE,
     "target_kl": POSITIVE_OR_NONE,

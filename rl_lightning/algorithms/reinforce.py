@@ -1,9 +1,8 @@
 """REINFORCE with baseline: Algorithm 1 of the lecture (Williams, 1992; Sutton and Barto, section 13.4)."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
@@ -11,10 +10,8 @@ from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import UsageError, require
 from rl_lightning.functional import discounted_sum
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time, map_obs
-
-Update = Literal["episode", "step"]
 
 
 class Steps(NamedTuple):
@@ -58,7 +55,7 @@ class REINFORCE(Algorithm):
         action_space: Space,
         gamma: float = 0.99,
         discount_policy_gradient: bool = True,
-        update: Update = "episode",
+        update: Literal["episode", "step"] = "episode",
         ent_coef: float = 0.0,
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
@@ -70,8 +67,7 @@ class REINFORCE(Algorithm):
     ) -> None:
         # an episode has any length, and a compiled graph one
         super().__init__(observation_space, action_space, gamma, compile=False)
-        check_ranges(ent_coef=ent_coef)
-        require(update in get_args(Update), "update", update, f"give one of {get_args(Update)}")
+        check_ranges(ent_coef=ent_coef, update=update)
         self.ent_coef = ent_coef
         self.discount_policy_gradient, self.update = discount_policy_gradient, update
         self.networks = PolicyAndValue(observation_space, action_space, network, state_dependent_std, log_std_init)

@@ -1,21 +1,16 @@
 """Soft actor-critic with separate V, twin-Q and policy networks (arXiv:1801.01290; the lecture's Algorithm 4)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
-from rl_lightning.errors import require
 from rl_lightning.functional import half_squared_error, mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, TwinQ, ValueNetwork
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
-
-PolicyGradient = Literal["reparameterized", "likelihood_ratio"]
 
 
 class SAC(Algorithm):
@@ -56,7 +51,7 @@ class SAC(Algorithm):
         target_update_interval: int = 1,
         ent_coef: float = 0.2,
         reward_scale: float = 1.0,
-        policy_gradient: PolicyGradient = "reparameterized",
+        policy_gradient: Literal["reparameterized", "likelihood_ratio"] = "reparameterized",
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -67,19 +62,16 @@ class SAC(Algorithm):
         compile: bool = True,
     ) -> None:
         super().__init__(observation_space, action_space, gamma, compile)
-        check_ranges(ent_coef=ent_coef, reward_scale=reward_scale)
-        estimators = get_args(PolicyGradient)
-        require(policy_gradient in estimators, "policy_gradient", policy_gradient, f"give one of {estimators}")
+        check_ranges(ent_coef=ent_coef, reward_scale=reward_scale, policy_gradient=policy_gradient)
         self.ent_coef, self.reward_scale, self.policy_gradient = ent_coef, reward_scale, policy_gradient
 
         value = ValueNetwork(observation_space, network)
         self.value = self.learned("value", value, value_optimizer, value_scheduler)  # V_ψ
-        self.target_value = self.target_of(self.value)  # V_ψ̄
+        self.target_value = self.target_of(self.value, tau, target_update_interval)  # V_ψ̄
         q = TwinQ(observation_space, action_space, network)
         self.q = self.learned("q", q, q_optimizer, q_scheduler)  # Q_θ1, Q_θ2
         policy = SquashedGaussianPolicy(observation_space, action_space, network)
         self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # π_φ
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
@@ -89,7 +81,10 @@ class SAC(Algorithm):
         return torch.tanh(u)
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of Algorithm 1 of the paper; `batch` takes its environment steps before each sample.
+        """Algorithm 1 (lecture: 4). Its environment steps are the batch's, which takes them before each sample.
+
+            for each environment step: a ~ π_φ(·|s), s' ~ p(·|s, a), D ← D ∪ {(s, a, r, s')}
+            for each gradient step: those below
 
         All three gradients are taken at one minibatch and the same parameters, as in the authors' code.
         """

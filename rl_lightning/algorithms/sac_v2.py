@@ -4,17 +4,15 @@ import math
 
 import torch
 from gymnasium.spaces import flatdim
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
 from rl_lightning.errors import require
 from rl_lightning.exploration import ActionNoise, NoiseCallable
 from rl_lightning.functional import mean_td_error, soft_value, td_target, twin_q_loss
 from rl_lightning.networks import MLP, NetworkCallable, SquashedGaussianPolicy, Temperature, TwinQ
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -69,11 +67,10 @@ class SACv2(Algorithm):
         self.noise = noise()
 
         self.q = self.learned("q", TwinQ(observation_space, action_space, network), q_optimizer, q_scheduler)
-        self.target_q = self.target_of(self.q)  # Q_θ̄1, Q_θ̄2
+        self.target_q = self.target_of(self.q, tau, target_update_interval)  # Q_θ̄1, Q_θ̄2
         policy = SquashedGaussianPolicy(observation_space, action_space, network)
         self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # π_φ
         self.temperature = self.learned("ent_coef", Temperature(ent_coef), ent_coef_optimizer)  # α
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s) (with noise) or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
@@ -85,7 +82,10 @@ class SACv2(Algorithm):
         return self.noise(action, self.clock.progress)
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of Algorithm 1; `batch` takes its environment steps before each sample.
+        """Algorithm 1. Its environment steps are the batch's, which takes them before each sample.
+
+            for each environment step: a ~ π_φ(·|s), s' ~ p(·|s, a), D ← D ∪ {(s, a, r, s')}
+            for each gradient step: those below
 
         All gradients are taken at one minibatch and the same parameters, as in the authors' code.
         """
@@ -99,7 +99,12 @@ class SACv2(Algorithm):
             batch.prioritize(found.td_error)
 
     def gradients(self, batch: Transition) -> Gradients:
-        """∇J_Q (Eq. 5), ∇J_π (Eq. 9) and, where α is learned, ∇J(α) (Eq. 18) at one minibatch."""
+        """∇J_Q, ∇J_π and, where α is learned, ∇J(α) at one minibatch.
+
+        J_Q(θ_i) = E[½ (Q_θi(s, a) − (r + γ V(s')))²] (Eq. 5)
+        J_π(φ) = E[α log π_φ(ã|s) − min_i Q_θi(s, ã)], ã a fresh action (Eq. 9)
+        J(α) = E[−α (log π_φ(ã|s) + H̄)] (Eq. 18)
+        """
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = twin_q_loss(q1, q2, target, batch.weight)

@@ -3,17 +3,15 @@
 import math
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
 from rl_lightning.errors import require
 from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, q_of_action, soft_maximum, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
 from rl_lightning.networks.distributions import Categorical
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -59,14 +57,12 @@ class SoftQ(Algorithm):
     ) -> None:
         super().__init__(observation_space, action_space, gamma, compile)
         require(0.0 < ent_coef < math.inf, "ent_coef", ent_coef, "give a number above 0; at 0 it would be DQN")
-        require(loss in LOSSES, "loss", loss, f"give one of {tuple(LOSSES)}")
-        check_ranges(max_grad_norm=max_grad_norm)
+        check_ranges(loss=loss, max_grad_norm=max_grad_norm)
         self.ent_coef, self.loss, self.max_grad_norm = ent_coef, loss, max_grad_norm
 
         q = DiscreteQNetwork(observation_space, action_space, network)
         self.q = self.learned("q", q, q_optimizer, q_scheduler)  # Q_θ
-        self.target_q = self.target_of(self.q)  # Q_θ̄
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
+        self.target_q = self.target_of(self.q, tau, target_update_interval)  # Q_θ̄
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""

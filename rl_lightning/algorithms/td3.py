@@ -1,16 +1,14 @@
 """Twin delayed deep deterministic policy gradient (arXiv:1802.09477)."""
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grad
-from rl_lightning.callbacks import PolyakAveraging
 from rl_lightning.data import ReplayStream
 from rl_lightning.exploration import ActionNoise, NoiseCallable
 from rl_lightning.functional import mean_td_error, td_target, twin_q_loss
 from rl_lightning.networks import MLP, DeterministicPolicy, NetworkCallable, TwinQ
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -64,33 +62,45 @@ class TD3(Algorithm):
         self.target_policy_noise, self.target_noise_clip = target_policy_noise, target_noise_clip
 
         self.q = self.learned("q", TwinQ(observation_space, action_space, network), q_optimizer, q_scheduler)
-        self.target_q = self.target_of(self.q)  # Q_θ̄1, Q_θ̄2
+        self.target_q = self.target_of(self.q, tau, policy_delay)  # Q_θ̄1, Q_θ̄2
         policy = DeterministicPolicy(observation_space, action_space, network)
         self.policy = self.learned("policy", policy, policy_optimizer, policy_scheduler)  # μ_φ
-        self.target_policy = self.target_of(self.policy)  # μ_φ̄
-        self.polyak_averaging = PolyakAveraging(tau, target_update_interval=policy_delay)
+        self.target_policy = self.target_of(self.policy, tau, policy_delay)  # μ_φ̄
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
-        """μ_φ(s), with noise or without: observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
+        """μ_φ(s), with noise of its deviation at this time of the run, or without.
+
+        Observations [B, *obs_shape] to actions [B, A] in [-1, 1].
+        """
         action: Tensor = self.policy(obs)
         return action if deterministic else self.noise(action, self.clock.progress)
 
     def learn(self, batch: ReplayStream) -> None:
-        """The gradient steps of Algorithm 1; `batch` takes its environment steps before each sample.
+        """Algorithm 1, where d is `policy_delay`. Its environment steps are the batch's, taken before each sample.
+
+            a = μ_φ(s) + ε, ε ~ N(0, σ); observe r and s'; store (s, a, r, s') in D
+            sample a minibatch of D
+            ã ← μ_φ̄(s') + clip(ε, −c, c), ε ~ N(0, σ̃)
+            y ← r + γ min_i Q_θ̄i(s', ã)
+            move θ_i towards argmin E[(y − Q_θi(s, a))²]
+            every d steps: φ up the deterministic policy gradient, then θ̄_i and φ̄ towards θ_i and φ
 
         Both gradients are taken at the same parameters; in Algorithm 1 the policy's sees Q one step later.
         """
         for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
             policy_is_due = (self.gradient_steps + 1) % self.policy_delay == 0
             found = self.compute_gradients(minibatch, policy_is_due)
-            self.step("q", found)  # θ_i ← argmin_θ_i E[(y − Q_θ_i(s, a))²], one step of it
-            if policy_is_due:  # t mod d
-                self.step("policy", found)  # ∇_φ J(φ) = E[∇_a Q_θ1(s, a) ∇_φ μ_φ(s)]
-            self.end_gradient_step(found)  # every d: θ̄ ← τ θ + (1 − τ) θ̄ and φ̄ likewise, by PolyakAveraging
+            self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J_Q(θ_i), i = 1, 2
+            if policy_is_due:  # φ ← φ + λ_μ E[∇_a Q_θ1(s, a) ∇_φ μ_φ(s)], a = μ_φ(s)
+                self.step("policy", found)
+            self.end_gradient_step(found)  # every d: θ̄_i ← τ θ_i + (1 − τ) θ̄_i, φ̄ likewise, by PolyakAveraging
             batch.prioritize(found.td_error)
 
     def gradients(self, batch: Transition, policy_is_due: bool) -> Gradients:
-        """∇J_Q, and where the policy is due −∇_a Q_θ1(s, a) ∇_φ μ_φ(s), at one minibatch."""
+        """∇J_Q, and where the policy is due −∇_a Q_θ1(s, a) ∇_φ μ_φ(s), at one minibatch.
+
+        J_Q = Σ_i E[w ½ (y − Q_θi(s, a))²], where the paper has no ½.
+        """
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = twin_q_loss(q1, q2, target, batch.weight)
@@ -109,7 +119,11 @@ class TD3(Algorithm):
 
     @torch.no_grad()
     def next_value(self, batch: Transition) -> Tensor:
-        """min Q_θ̄(s', ã), ã = μ_φ̄(s') + clip(noise), in [-1, 1]; [B]."""
+        """min_i Q_θ̄i(s', ã), [B]: clipped double Q-learning at a smoothed action.
+
+        ã = μ_φ̄(s') + clip(ε, −c, c), clipped to [-1, 1]; the deviation of ε is `target_policy_noise`, and c is
+        `target_noise_clip`.
+        """
         action = self.target_policy(batch.next_obs)  # [B, A]
         noise = self.target_policy_noise * torch.randn_like(action)
         action = (action + noise.clamp(-self.target_noise_clip, self.target_noise_clip)).clamp(-1.0, 1.0)

@@ -4,16 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
-from rl_lightning.errors import require
 from rl_lightning.functional import explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
-from rl_lightning.optim import FusedAdam
+from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time
 
 
@@ -87,8 +85,7 @@ class TRPO(Algorithm):
         shrinking = line_search_shrinking_factor
         check_ranges(gae_lambda=gae_lambda, target_kl=target_kl, cg_max_steps=cg_max_steps, cg_damping=cg_damping)
         check_ranges(line_search_shrinking_factor=shrinking, line_search_max_iter=line_search_max_iter)
-        check_ranges(n_critic_updates=n_critic_updates)
-        require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
+        check_ranges(n_critic_updates=n_critic_updates, batch_size=batch_size)
         self.gae_lambda, self.normalize_advantage = gae_lambda, normalize_advantage
         self.target_kl, self.cg_max_steps, self.cg_damping = target_kl, cg_max_steps, cg_damping
         self.line_search_shrinking_factor, self.line_search_max_iter = shrinking, line_search_max_iter

@@ -27,7 +27,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.base import Algorithm, check_precision
+from rl_lightning.algorithms.base import Algorithm
+from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
@@ -93,7 +94,9 @@ class RLCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
         given = sys.argv[1:] if args is None else args
-        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given]
+        given = [
+            f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
+        ]
         self.config = parser.parse_args(config_files_first(given))
 
     @staticmethod
@@ -107,7 +110,7 @@ class RLCLI(LightningCLI):
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
-            type=str | None,  # type: ignore[arg-type]
+            type=str | None,
             help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
         )
         for space in ("observation_space", "action_space"):
