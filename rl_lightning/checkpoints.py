@@ -148,7 +148,7 @@ def continue_optimizers(checkpoint: State, described: dict[str, State], own: dic
         for part in ("optimizer", "scheduler"):
             if before and before[part] and now[part] and before[part] != now[part]:
                 rank_zero_warn(
-                    f"{name}_{part} of the checkpoint is a {before[part]}, now a {now[part]}: it begins anew"
+                    f"{name}_{part} was {before[part]} in the checkpoint, is {now[part]} now: it begins anew"
                 )
         same_optimizer = before is not None and before["optimizer"] == now["optimizer"]
         same_scheduler = before is not None and one.scheduler is not None and before["scheduler"] == now["scheduler"]

@@ -1,16 +1,28 @@
 """What a checkpoint holds, and what a run that continues or starts from one does with it."""
 
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiplicativeLR,
+    SequentialLR,
+)
 
-from rl_lightning import MLP, SAC, EnvironmentInteraction, ReplayDataModule, UsageError
+from rl_lightning import MLP, SAC, Algorithm, DiscreteSAC, EnvironmentInteraction, ReplayDataModule, SACv2, UsageError
+from rl_lightning.optim import FusedAdam
 
 TINY = partial(MLP, hidden_sizes=(8,))
 
@@ -27,25 +39,23 @@ def make(total_env_steps: int, lr: float = 1e-3, **settings: object) -> tuple[SA
         buffer_size=1_000,
     )
     optimizer = partial(Adam, lr=lr)
-    model = SAC(
-        data.observation_space,
-        data.action_space,
-        network=TINY,
-        value_optimizer=optimizer,
-        q_optimizer=optimizer,
-        policy_optimizer=optimizer,
-        policy_scheduler=partial(CosineAnnealingLR, T_max=1_000),
-        compile=False,
-        **settings,
-    )
+    given = {f"{name}_optimizer": optimizer for name in ("value", "q", "policy")}
+    given |= {"policy_scheduler": partial(CosineAnnealingLR, T_max=1_000)} | settings
+    model = SAC(data.observation_space, data.action_space, network=TINY, compile=False, **given)
     return model, data
 
 
-def fit(folder: Path, model: SAC, data: ReplayDataModule, ckpt_path: Path | None = None) -> Trainer:
+def fit(
+    folder: Path,
+    model: Algorithm,
+    data: ReplayDataModule,
+    ckpt_path: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[ModelCheckpoint(folder, filename="last", enable_version_counter=False)],
+        callbacks=[ModelCheckpoint(folder, filename="last", enable_version_counter=False), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -66,7 +76,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_holds_tensors_and_primitives_only(checkpoint: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["rl_lightning"]["algorithm"] == "SAC"
-    assert saved["callbacks"]["EnvironmentInteraction"]["env_steps"] == 300
+    assert saved["rl_lightning"]["env_steps"] == 300
     assert saved["callbacks"]["PolyakAveraging"] == {"gradient_steps": 200}
     assert len(saved["ReplayDataModule"]["buffer"]["storage"]["reward"]) == 300
 
@@ -131,7 +141,7 @@ def test_a_resumed_run_counts_on_with_a_users_own_interaction(checkpoint: Path) 
     mine = Mine()
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[mine], max_epochs=-1, enable_checkpointing=False)
     trainer.fit(model, data, ckpt_path=checkpoint)
-    assert mine.env_steps == 301
+    assert data.clock.env_steps == 301
     assert model.gradient_steps == 201
 
 
@@ -144,8 +154,7 @@ def test_a_learning_rate_given_now_wins_over_the_checkpoint(checkpoint: Path, tm
 
 
 def test_a_schedule_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
-    model, data = make(total_env_steps=301)
-    model.policy_scheduler = partial(CosineAnnealingLR, T_max=500)
+    model, data = make(total_env_steps=301, policy_scheduler=partial(CosineAnnealingLR, T_max=500))
     trainer = fit(tmp_path, model, data, checkpoint)
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert scheduler.T_max == 500
@@ -153,8 +162,7 @@ def test_a_schedule_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_pat
 
 
 def test_a_schedule_left_out_now_leaves_the_rate_given_now(checkpoint: Path, tmp_path: Path) -> None:
-    model, data = make(total_env_steps=301, lr=7e-4)
-    model.policy_scheduler = None
+    model, data = make(total_env_steps=301, lr=7e-4, policy_scheduler=None)
     trainer = fit(tmp_path, model, data, checkpoint)
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == [7e-4] * 3
 
@@ -164,9 +172,167 @@ def test_a_rate_of_zero_resumes(checkpoint: Path, tmp_path: Path) -> None:
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == [0.0] * 3
 
 
+class Rates(Callback):
+    """Notes each optimizer's rate after every gradient step."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_gradient_step_end(self, trainer: Trainer, pl_module: SAC) -> None:
+        self.seen.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
+
+class Staircase(LRScheduler):
+    """A user's own: halves the rate whenever its own countdown has come to an end."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, every: int) -> None:
+        self.every, self.left, self.halvings = every, every, 0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [rate * 0.5**self.halvings for rate in self.base_lrs]
+
+    def step(self, epoch: int | None = None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.left, self.halvings = self.every, self.halvings + 1
+        super().step(epoch)
+
+
+class Wave:
+    """A factor with a counter of its own, which LambdaLR saves because it is an object."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return 1.0 / (1.0 + self.calls % 7)
+
+
+def sequence(optimizer: torch.optim.Optimizer) -> SequentialLR:
+    parts = [LinearLR(optimizer, 0.1, 1.0, total_iters=30), CosineAnnealingLR(optimizer, T_max=150)]
+    return SequentialLR(optimizer, parts, milestones=[30])
+
+
+SCHEDULES = {
+    "cosine": partial(CosineAnnealingLR, T_max=170),
+    "linear": partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=150),
+    "warm restarts": partial(CosineAnnealingWarmRestarts, T_0=30, T_mult=2),
+    "lambda": partial(LambdaLR, lr_lambda=lambda step: 0.99**step),
+    "lambda object": lambda optimizer: LambdaLR(optimizer, Wave()),
+    "multiplicative": partial(MultiplicativeLR, lr_lambda=lambda step: 0.99),
+    "cyclic": partial(CyclicLR, base_lr=1e-4, max_lr=1e-3, step_size_up=37, cycle_momentum=False),
+    "sequence": sequence,
+    "a user's own": partial(Staircase, every=30),
+}
+
+
+def rates(total_env_steps: int, folder: Path, ckpt_path: Path | None = None, **settings: object) -> list[list[float]]:
+    seen = Rates()
+    fit(folder, *make(total_env_steps, **settings), ckpt_path, [seen])
+    return seen.seen
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_goes_on_where_it_was(schedule: object, tmp_path: Path) -> None:
+    settings = {"policy_scheduler": schedule}
+    straight = rates(260, tmp_path / "straight", **settings)
+    first = rates(180, tmp_path / "first", **settings)
+    second = rates(260, tmp_path / "second", tmp_path / "first" / "last.ckpt", **settings)
+    assert len(first) == len(second) == 80
+    assert len({rate for _, _, rate in straight}) > 5
+    for resumed, uninterrupted in zip([*first, *second], straight, strict=True):
+        assert resumed == pytest.approx(uninterrupted, rel=1e-6)
+
+
+def test_a_schedule_that_is_added_on_resume_takes_no_others_counter(checkpoint: Path, tmp_path: Path) -> None:
+    """The value's optimizer comes before the policy's, whose schedule is in the checkpoint."""
+    cosine = partial(CosineAnnealingLR, T_max=1_000)
+    seen = rates(301, tmp_path, checkpoint, value_scheduler=cosine)
+    value, q, policy = seen[-1]
+    of_step = [1e-3 * (1 + math.cos(math.pi * step / 1_000)) / 2 for step in (1, 201)]
+    assert [value, q, policy] == pytest.approx([of_step[0], 1e-3, of_step[1]], rel=1e-5)
+
+
+def test_a_schedule_of_another_kind_begins_anew_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    linear = partial(LinearLR, start_factor=0.5, end_factor=1.0, total_iters=10)
+    with pytest.warns(
+        UserWarning, match=r"policy_scheduler was .*CosineAnnealingLR in the checkpoint, is .*LinearLR now"
+    ):
+        seen = rates(301, tmp_path, checkpoint, policy_scheduler=linear)
+    assert seen[0][2] == pytest.approx(1e-3 * 0.55)
+
+
+def test_an_optimizer_of_another_kind_begins_anew_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    model, data = make(301, q_optimizer=partial(SGD, lr=0.1, momentum=0.9))
+    with pytest.warns(UserWarning, match=r"q_optimizer was .*Adam in the checkpoint, is .*SGD now: it begins anew"):
+        trainer = fit(tmp_path, model, data, checkpoint)
+    value, q, _ = trainer.optimizers
+    assert {state["step"].item() for state in value.state.values()} == {201.0}
+    assert all("momentum_buffer" in state for state in q.state.values())
+
+
+def test_our_adam_goes_on_from_torchs(checkpoint: Path, tmp_path: Path) -> None:
+    trainer = fit(tmp_path, *make(301, q_optimizer=partial(FusedAdam, lr=1e-3)), checkpoint)
+    assert {state["step"].item() for state in trainer.optimizers[1].state.values()} == {201.0}
+
+
+def test_moments_are_taken_over_by_name_when_groups_change(checkpoint: Path, tmp_path: Path) -> None:
+    """The checkpoint has one group; this run has two, biases first, each with a rate of its own."""
+
+    def two_groups(params: Iterable[torch.nn.Parameter]) -> Adam:
+        params = list(params)
+        biases, weights = [p for p in params if p.ndim == 1], [p for p in params if p.ndim > 1]
+        return Adam([{"params": biases, "lr": 1e-5}, {"params": weights}], lr=1e-4)
+
+    model, data = make(301, value_optimizer=two_groups)
+    seen = {}
+
+    class Start(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: SAC) -> None:
+            state = trainer.optimizers[0].state
+            seen.update({name: state[p]["exp_avg"].clone() for name, p in pl_module.value.named_parameters()})
+            seen["rates"] = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+    fit(tmp_path, model, data, checkpoint, [Start()])
+    assert seen.pop("rates") == [1e-5, 1e-4]
+    saved = torch.load(checkpoint, weights_only=True)["optimizer_states"][0]["state"]
+    names = [name for name, _ in model.value.named_parameters()]
+    assert [*seen] == names
+    for index, name in enumerate(names):
+        torch.testing.assert_close(seen[name], saved[index]["exp_avg"], rtol=0, atol=0)
+
+
+def test_a_schedule_that_has_ended_at_zero_is_told_of_on_resume(tmp_path: Path) -> None:
+    to_zero = {"q_scheduler": partial(LinearLR, start_factor=1.0, end_factor=0.0, total_iters=50)}
+    fit(tmp_path, *make(180, **to_zero))
+    model, data = make(260, **to_zero)
+    with pytest.warns(UserWarning, match=r"q_scheduler=LinearLR has come to rate 0, so q learns no more: .*EnvStepsLR"):
+        fit(tmp_path / "second", model, data, tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("learner", [SACv2, DiscreteSAC])
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.3), (0.05, 0.05)], ids=["none given", "given"])
+def test_a_temperature_that_is_given_wins_over_the_one_that_is_loaded(
+    learner: type, given: float | None, expected: float, tmp_path: Path
+) -> None:
+    data = ReplayDataModule(
+        "Pendulum-v1" if learner is SACv2 else "CartPole-v1", total_env_steps=12, learning_starts=10, batch_size=8
+    )
+    make_model = partial(learner, data.observation_space, data.action_space, network=TINY, compile=False)
+    fit(tmp_path, make_model(ent_coef=0.3, ent_coef_optimizer=None), data)
+    model = make_model(ent_coef=given)
+    other = {name: value.clone() for name, value in model.state_dict().items() if "policy" in name}
+    model.load_weights(tmp_path / "last.ckpt")
+    assert model.temperature().item() == pytest.approx(expected, rel=1e-6)
+    assert all(not torch.equal(value, model.state_dict()[name]) for name, value in other.items() if "weight" in name)
+
+
 def test_init_from_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
-    model, data = make(total_env_steps=150, lr=5e-4, init_from=checkpoint)
+    model, data = make(total_env_steps=150, lr=5e-4)
+    model.load_weights(checkpoint)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
     trainer = fit(tmp_path, model, data)
@@ -178,7 +344,8 @@ def test_init_from_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path
 
 def test_init_from_works_on_another_environment_with_the_same_spaces(checkpoint: Path) -> None:
     heavier = ReplayDataModule("Pendulum-v1", env_kwargs={"g": 15}, total_env_steps=150, learning_starts=100)
-    model = SAC(heavier.observation_space, heavier.action_space, network=TINY, init_from=checkpoint, compile=False)
+    model = SAC(heavier.observation_space, heavier.action_space, network=TINY, compile=False)
+    model.load_weights(checkpoint)
     assert model.state_dict().keys() == torch.load(checkpoint, weights_only=True)["state_dict"].keys()
 
 
@@ -203,7 +370,7 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(
     path.write_bytes(checkpoint.read_bytes())
     spoil(path)  # type: ignore[operator]
     with pytest.raises(UsageError, match=message) as refusal:
-        make(total_env_steps=150, init_from=path)
+        make(total_env_steps=150)[0].load_weights(path)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -211,10 +378,10 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(
 def test_a_checkpoint_of_other_spaces_or_networks_is_refused(checkpoint: Path) -> None:
     data = ReplayDataModule("MountainCarContinuous-v0", total_env_steps=150, learning_starts=100)
     with pytest.raises(UsageError, match=r"is of observation space Box\(3,\) float32, this run has Box\(2,\) float32"):
-        SAC(data.observation_space, data.action_space, network=TINY, init_from=checkpoint, compile=False)
+        SAC(data.observation_space, data.action_space, network=TINY, compile=False).load_weights(checkpoint)
     data = ReplayDataModule("Pendulum-v1", total_env_steps=150, learning_starts=100)
     with pytest.raises(UsageError, match="holds other networks"):
-        SAC(data.observation_space, data.action_space, init_from=checkpoint, compile=False)
+        SAC(data.observation_space, data.action_space, compile=False).load_weights(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "weights.ckpt"])
@@ -257,5 +424,5 @@ def test_weights_alone_are_not_resumed(checkpoint: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError) as refusal:
         fit(tmp_path, *make(total_env_steps=350), path)
     assert str(refusal.value) == (
-        f"ckpt_path={str(path)!r} is not allowed: it holds weights only; give it as model.init_from"
+        f"ckpt_path={str(path)!r} is not allowed: it holds weights only; give it as init_from"
     )

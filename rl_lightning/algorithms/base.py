@@ -239,7 +239,7 @@ class Algorithm(LightningModule):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
-            if self.gradient_steps and all(group["lr"] == 0.0 for group in optimizer.param_groups):
+            if self.gradient_steps and scheduler and all(group["lr"] == 0.0 for group in optimizer.param_groups):
                 rank_zero_warn(
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
                     "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"

@@ -59,8 +59,7 @@ class DQN(Algorithm):
     ) -> None:
         super().__init__(observation_space, action_space, gamma, compile)
         check_ranges(loss=loss, max_grad_norm=max_grad_norm)
-        self.double_q, self.loss, self.max_grad_norm = double, loss, max_grad_norm
-        self.exploration = exploration()
+        self.double_q, self.loss, self.max_grad_norm, self.exploration = double, loss, max_grad_norm, exploration()
 
         q = DiscreteQNetwork(observation_space, action_space, network, dueling)
         self.q = self.learned("q", q, q_optimizer, q_scheduler)  # Q_θ

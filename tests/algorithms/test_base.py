@@ -7,6 +7,8 @@ from torch.optim import SGD
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
+from rl_lightning.algorithms import precision
+from rl_lightning.algorithms.base import Gradients
 from rl_lightning.fast.compilation import compiled_or_eager
 
 
@@ -17,24 +19,28 @@ def sgd(params):
 class TwoLosses(Algorithm):
     """Two parameters, two optimizers, constant gradients; the smallest learner there is."""
 
-    gamma = 0.9  # of the discounts in what replay gives it
-
     def __init__(self, observation_space, action_space, optimizers=2):
-        super().__init__(observation_space, action_space, compile=False)
+        super().__init__(observation_space, action_space, gamma=0.9, compile=False)
+        self.names = ["a", "b"][:optimizers]
         self.a, self.b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-        self.count = optimizers
+        for name in self.names:
+            self.learned(name, getattr(self, name), sgd)
         self.batches = []
 
     def act(self, obs, deterministic=False):
         return torch.zeros(len(obs), 2)
 
+    def learn(self, batch):
+        for minibatch in batch.minibatches(self.gamma):
+            found = self.compute_gradients(minibatch)
+            for name in self.names:
+                self.step(name, found)
+            self.end_gradient_step(found)
+
     def gradients(self, batch):
         self.batches.append(batch)
-        gradients = [(torch.full((1, 1), 1.0),), (torch.full((1, 1), 10.0),)]
-        return {"train/loss": batch.reward.mean()}, gradients[: self.count]
-
-    def configure_optimizers(self):
-        return [sgd(self.a.parameters()), sgd(self.b.parameters())][: self.count]
+        gradients = {"a": (torch.full((1, 1), 1.0),), "b": (torch.full((1, 1), 10.0),)}
+        return Gradients(gradients, {"train/loss": batch.reward.mean()})
 
 
 @pytest.mark.parametrize("optimizers", [1, 2])
@@ -59,11 +65,16 @@ def test_minibatches_of_one_training_batch_differ():
     assert not any(torch.equal(obs[i], obs[j]) for i in range(4) for j in range(i))
 
 
-def test_gradients_that_do_not_match_the_optimizers_are_an_error():
+@pytest.mark.parametrize(
+    ("gradients", "error"),
+    [({"a": ()}, "shorter"), ({"a": (torch.ones(1, 1), torch.ones(1))}, "longer"), ({"b": (torch.ones(1, 1),)}, "'a'")],
+    ids=["too few", "too many", "of another network"],
+)
+def test_gradients_that_do_not_match_the_network_are_an_error(gradients, error):
     data = noise_data()
     model = TwoLosses(data.observation_space, data.action_space)
-    model.gradients = lambda batch: ({}, [(torch.ones(1, 1),)])
-    with pytest.raises(ValueError, match="zip"):
+    model.gradients = lambda batch: Gradients(gradients, {})
+    with pytest.raises((ValueError, KeyError), match=error):
         fit(model, data)
 
 
@@ -76,11 +87,11 @@ def test_a_model_brings_its_callbacks_and_trains_in_three_lines():
     assert model.env_steps == 20
 
 
-def test_losses_are_those_of_the_latest_gradient_step():
+def test_metrics_are_those_of_the_latest_gradient_step():
     data = noise_data(total_env_steps=15)
     model = TwoLosses(data.observation_space, data.action_space)
     fit(model, data)
-    assert model.losses["train/loss"] == model.batches[-1].reward.mean()
+    assert model.metrics["train/loss"] == model.batches[-1].reward.mean()
 
 
 def test_returns_in_training_and_evaluation_can_be_monitored():
@@ -102,7 +113,7 @@ def test_float16_with_loss_scaling_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("supported", [False, True])
 def test_bf16_that_the_processor_has_to_emulate_is_told_of_once(monkeypatch, supported):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(precision, "has_bf16_arithmetic", lambda: supported)
     data = noise_data()
     model = tiny_sac(data.observation_space, data.action_space)
     with warnings.catch_warnings(record=True) as caught:
@@ -166,7 +177,8 @@ class OwnOutput(TwoLosses):
 
     def gradients(self, batch):
         self.batches.append(self.a(torch.ones(1, 1)).item())
-        return {"train/loss": batch.reward.mean()}, [(torch.full((1, 1), -2.0),), (torch.zeros(1, 1),)]
+        gradients = {"a": (torch.full((1, 1), -2.0),), "b": (torch.zeros(1, 1),)}
+        return Gradients(gradients, {"train/loss": batch.reward.mean()})
 
 
 def test_every_gradient_step_of_a_training_batch_sees_the_weights_of_the_last_in_bf16():
@@ -175,3 +187,55 @@ def test_every_gradient_step_of_a_training_batch_sees_the_weights_of_the_last_in
     torch.nn.init.constant_(model.a.weight, 0.0)
     fit(model, data, make_trainer(precision="bf16-mixed"))
     assert model.batches == [float(step) for step in range(12)]
+
+
+class TwoTargets(TwoLosses):
+    def __init__(self, observation_space, action_space, tau):
+        super().__init__(observation_space, action_space)
+        self.target_a, self.target_b = self.target_of(self.a, 0.5, 3), self.target_of(self.b, tau, 3)
+
+
+def test_all_targets_of_a_learner_follow_at_one_pace():
+    data = noise_data()
+    model = TwoTargets(data.observation_space, data.action_space, tau=0.5)
+    assert model.target_networks() == [(model.a, model.target_a), (model.b, model.target_b)]
+    with pytest.raises(UsageError, match=r"tau, target_update_interval=\(0.1, 3\) is not allowed"):
+        TwoTargets(data.observation_space, data.action_space, tau=0.1)
+
+
+def test_an_optimizer_may_have_its_parameters_in_groups_of_any_order():
+    """Two rates: weights, then biases; each moves by its own gradient."""
+    data = noise_data(total_env_steps=13)
+    model = TwoLosses(data.observation_space, data.action_space, optimizers=1)
+    model.net = torch.nn.Linear(2, 2)
+    torch.nn.init.zeros_(model.net.weight)
+    torch.nn.init.zeros_(model.net.bias)
+
+    def biases_first(params):
+        weight, bias = params
+        return SGD([{"params": [bias], "lr": 1.0}, {"params": [weight], "lr": 0.1}])
+
+    model.learned("a", model.net, biases_first)
+    weights, biases = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([5.0, 6.0])
+    model.gradients = lambda batch: Gradients({"a": (weights, biases)}, {})
+    fit(model, data)
+    torch.testing.assert_close(model.net.weight.detach(), -0.1 * weights)
+    torch.testing.assert_close(model.net.bias.detach(), -1.0 * biases)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            lambda params: SGD([next(iter(params))], lr=0.1),
+            r"a_optimizer leaves out bias of a's 2 parameters: .*all of",
+        ),
+        (lambda params: SGD([*params, torch.nn.Parameter(torch.ones(1))], lr=0.1), "a_optimizer has 1 parameters that"),
+    ],
+    ids=["one left out", "another's"],
+)
+def test_an_optimizer_without_one_of_its_parameters_or_with_another_is_refused(optimizer, message):
+    data = noise_data()
+    model = TwoLosses(data.observation_space, data.action_space, optimizers=1)
+    with pytest.raises(UsageError, match=message):
+        model.learned("a", torch.nn.Linear(2, 2), optimizer)
