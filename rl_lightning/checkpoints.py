@@ -160,7 +160,6 @@ def continue_optimizers(checkpoint: State, described: dict[str, State], own: dic
             counted = one.scheduler.state_dict()
             if before is not None and same_scheduler:
                 counted = moved_on(counted, saved_schedulers[name], before["first_state"])
-                counted["_last_lr"] = [group["lr"] for group in state["param_groups"]]
             checkpoint["lr_schedulers"].append(counted)
 
 

@@ -50,6 +50,9 @@ class EnvStepsLR(LRScheduler):
     def follow(self, clock: Clock) -> None:
         """Set the rates that belong to the time of the clock."""
         self.done = clock.progress if self.env_steps is None else clock.env_steps / self.env_steps
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The rate of each group as it was set last."""
+        return [group["lr"] for group in self.optimizer.param_groups]

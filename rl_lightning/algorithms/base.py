@@ -346,7 +346,7 @@ class Algorithm(LightningModule):
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
         check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
         self.gradient_steps = checkpoint[KEY]["gradient_steps"]
-        if self._trainer is None:
+        if self.clock.total == 0:  # no trainer has set this learner up
             return
         self.clock.env_steps = checkpoint[KEY]["env_steps"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

@@ -98,6 +98,8 @@ class RLCLI(LightningCLI):
             f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
         ]
         self.config = parser.parse_args(config_files_first(given))
+        # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
+        self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -122,15 +124,13 @@ class RLCLI(LightningCLI):
             its = ", ".join(learner.__name__ for learner in learners if learner.learns_from is data)
             parser.add_argument_group(f"{data.__name__} (for {its}), --data.KEY", _settings_of(data))
 
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let what a checkpoint remembers override flags."""
-
     # Before the run folder exists
 
     def before_instantiate_classes(self) -> None:
         """Check what needs no objects, and tell the loggers of the folder to come."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
+        config.ckpt_path = self.ckpt_path
         check_precision(config.trainer.precision)
         if config.ckpt_path is not None:
             config.ckpt_path = str(local_file(config.ckpt_path))
@@ -191,9 +191,19 @@ class RLCLI(LightningCLI):
 
     # Running
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        # checkpoints are data; without this Lightning reads one from a URL as a pickle, which can run code
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+    # Checkpoints are data: without `weights_only` Lightning reads one from a URL as a pickle, which can run code
+
+    def fit(self, **arguments: Any) -> None:
+        """Train."""
+        self.trainer.fit(**arguments, weights_only=True)
+
+    def validate(self, **arguments: Any) -> None:
+        """Evaluate on `data.eval_episodes` episodes."""
+        self.trainer.validate(**arguments, weights_only=True)
+
+    def test(self, **arguments: Any) -> None:
+        """Evaluate on `data.test_episodes` episodes."""
+        self.trainer.test(**arguments, weights_only=True)
 
     def after_fit(self) -> None:
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
@@ -205,7 +215,7 @@ class RLCLI(LightningCLI):
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
-        batches = self.trainer.predict(**arguments)
+        batches = self.trainer.predict(**arguments, weights_only=True)
         assert batches is not None
         episodes = [episode._asdict() for batch in batches for episode in batch]
         if self.run_dir is None:
