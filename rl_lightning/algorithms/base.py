@@ -1,6 +1,6 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -49,7 +49,7 @@ __all__ = ["Algorithm", "Gradients", "Metrics", "check_ranges", "grad", "grads"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Algorithm(LightningModule):
+class Algorithm(LightningModule, ABC):
     """The base of every learner, which brings its networks, `act`, `gradients` and `learn`.
 
     Lightning's training batch is one or more iterations of an algorithm's outer loop; `learn` is that loop.

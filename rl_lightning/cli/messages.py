@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +65,7 @@ def _unknown_key(flag: str, cause: Cause, known: Iterable[str], hint: str) -> st
         return f"{dashes}{key} is not a known option: {fix}"
     if re.search(rf"\b{owner}\b", cause.types):  # jsonargparse took the base class for it
         fix = f"choose one first, e.g. {EXAMPLES.get(cause.key, f'--{cause.key}=CLASS')} or class_path in a config file"
-        return f"{dashes}{key} is not a setting of every {owner}: {fix}"
+        return f"{dashes}{key} has no {owner} to be a setting of: {fix}"
     settings = settings_of(cause.class_path)
     near = nearest(name, [*settings, *SPEC_KEYS])
     fix = f"did you mean {dashes}{cause.key}.{near}?" if near else f"its settings are {', '.join(settings)}"
@@ -77,7 +78,7 @@ def _wrong_value(cause: Cause) -> str:
     name = cause.value.rpartition(".")[2]
     match = NO_CLASS.match(cause.text)
     bases = classes_in(types)
-    classes = {cls.__name__ for base in bases for cls in subclasses(base)}
+    classes = {cls.__name__ for base in bases for cls in subclasses(base) if not inspect.isabstract(cls)}
     if cause.class_path and cause.key.rpartition(".")[2] in LINKED:
         fix = "the environment gives it, remove it"
     elif match and match["module"]:
