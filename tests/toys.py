@@ -12,9 +12,11 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_lightning import MLP, SAC, ReplayDataModule, Transition
+from rl_lightning.data import EnvironmentDataModule
+from rl_lightning.environments.collector import Collector
 
 Ending = Literal["terminate", "truncate", "both"]
 
@@ -346,6 +348,35 @@ def one_step(
     return Transition(
         obs, action, reward, next_obs, terminated, torch.full_like(reward, gamma), torch.ones_like(reward)
     )
+
+
+class TinyActor(nn.Module):
+    """Acts in CounterEnv without a Trainer or a learner, and notes what it is shown and told.
+
+    Attributes:
+        seen: observations [num_envs, 2], one for each time it was asked.
+        ended: where episodes had ended, [num_envs], each time that it was told.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.seen: list[Tensor] = []
+        self.ended: list[np.ndarray] = []
+
+    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        self.seen.append(obs.clone())
+        return torch.tanh(self.linear(obs / 1000))
+
+    def episodes_end(self, ended: np.ndarray) -> None:
+        self.ended.append(ended.copy())
+
+
+def make_collector(data: EnvironmentDataModule, processes: int = 1) -> Collector:
+    """What EnvironmentInteraction makes, without a Trainer."""
+    return Collector(data.train_envs(), TinyActor(), data.clock, range(data.num_envs + 1), processes)
 
 
 class GradientSteps(Callback):

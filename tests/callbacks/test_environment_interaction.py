@@ -12,16 +12,12 @@ from torch import nn
 from toys import LINEAR, CounterEnv, GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import MLP, SAC, EnvironmentFault, EnvironmentInteraction, ReplayDataModule, UsageError
-from rl_lightning.callbacks.environment_interaction import acting_of
+from rl_lightning.fast.acting import acting_of
 
 
 def train(data, trainer=None):
     model = tiny_sac(data.observation_space, data.action_space)
     return model, fit(model, data, trainer)
-
-
-def interaction(trainer):
-    return next(c for c in trainer.callbacks if isinstance(c, EnvironmentInteraction))
 
 
 def test_the_buffer_holds_every_real_step_and_nothing_else():
@@ -123,7 +119,7 @@ def test_the_replay_ratio_counts_gradient_steps_for_each_environment_step(num_en
     data = counter_data(num_envs=num_envs, train_freq=train_freq, replay_ratio=replay_ratio, total_env_steps=84)
     counter = GradientSteps()
     _, trainer = train(data, make_trainer([counter]))
-    assert interaction(trainer).env_steps == len(data.buffer) == 84
+    assert data.clock.env_steps == len(data.buffer) == 84
     assert counter.count == replay_ratio * (84 - 12)
     assert trainer.global_step == 3 * counter.count
 
@@ -132,15 +128,15 @@ def test_the_replay_ratio_counts_gradient_steps_for_each_environment_step(num_en
 def test_a_run_ends_at_total_env_steps_whatever_the_epoch(env_steps_per_epoch):
     data = counter_data(env_steps_per_epoch=env_steps_per_epoch, total_env_steps=101)
     _, trainer = train(data)
-    assert interaction(trainer).env_steps == len(CounterEnv.stepped()[0].log) == 101
-    assert interaction(trainer).env_steps == trainer.lightning_module.env_steps
+    assert data.clock.env_steps == len(CounterEnv.stepped()[0].log) == 101
+    assert data.clock.env_steps == trainer.lightning_module.env_steps
 
 
 def test_a_run_that_iterations_do_not_divide_ends_within_one_of_them():
     data = counter_data(num_envs=3, train_freq=2, learning_starts=10, total_env_steps=100)
-    _, trainer = train(data)
+    train(data)
     # 10 random steps need 4 rows of 3; then iterations of 6
-    assert interaction(trainer).env_steps == sum(len(env.log) for env in CounterEnv.stepped()) == 12 + 15 * 6
+    assert data.clock.env_steps == sum(len(env.log) for env in CounterEnv.stepped()) == 12 + 15 * 6
 
 
 def test_an_epoch_is_env_steps_per_epoch_environment_steps():
@@ -197,7 +193,7 @@ def test_evaluation_in_a_run_touches_neither_the_training_environments_nor_the_c
         torch.manual_seed(5)
         data = counter_data(env_steps_per_epoch=20, total_env_steps=72, eval_episodes=3)
         model, trainer = train(data, make_trainer(validate=validate))
-        assert interaction(trainer).env_steps == len(data.buffer) == 72
+        assert data.clock.env_steps == len(data.buffer) == 72
         assert len(CounterEnv.stepped()[0].log) == 72
         assert ("val/return_mean" in trainer.callback_metrics) is validate
         stored.append([*(field[:72].clone() for field in data.buffer.storage), *model.state_dict().values()])
@@ -246,7 +242,7 @@ def test_the_mode_before_acting_is_restored_also_after_an_error(plain):
         if not plain:
             module.policy.body.append(FrozenNorm(2).eval())
         before = [part.training for part in module.modules()]
-        with contextlib.suppress(KeyError), acting_of(module)():
+        with contextlib.suppress(KeyError), acting_of(module.modules())():
             assert not any(part.training for part in module.modules())
             assert not torch.is_grad_enabled()
             raise KeyError
@@ -377,7 +373,7 @@ def test_every_row_carries_env_steps(tmp_path):
     assert all(row["train/q_loss"] for row in rows if not row.get("val/return_mean"))
 
 
-class Clock:
+class StandingTime:
     """Stands still, but for what says that it takes time; in seconds."""
 
     now = 0.0
@@ -407,25 +403,25 @@ class Clock:
     ],
 )
 def test_the_speed_is_of_collection_and_learning_alone(tmp_path, monkeypatch, slow_hook, validate):
-    clock = Clock()
-    monkeypatch.setattr("time.monotonic", clock)
+    time = StandingTime()
+    monkeypatch.setattr("time.monotonic", time)
     data = counter_data(env_steps_per_epoch=20, total_env_steps=72, eval_episodes=2)
     model, logger = tiny_sac(data.observation_space, data.action_space), CSVLogger(tmp_path)
     act = model.act
 
     def slow_in_evaluation(obs, deterministic=False):
-        clock.spend(1000.0 if deterministic else 1.0)
+        time.spend(1000.0 if deterministic else 1.0)
         return act(obs, deterministic)
 
     model.act = slow_in_evaluation
     callbacks = [
-        clock.taken_in("on_gradient_step_end", 3.0),
-        clock.taken_in(slow_hook, 1000.0),
+        time.taken_in("on_gradient_step_end", 3.0),
+        time.taken_in(slow_hook, 1000.0),
         ModelCheckpoint(tmp_path, filename="epoch"),
         ModelCheckpoint(tmp_path, filename="batch", every_n_train_steps=3 * 7),  # every 7 batches, of 3 optimizers
     ]
     fit(model, data, make_trainer(callbacks, logger, validate, log_every_n_steps=5))
-    assert clock.now >= (1 + 3) * 60 + 3 * 1000, "the hook was called in each of 3 epochs"
+    assert time.now >= (1 + 3) * 60 + 3 * 1000, "the hook was called in each of 3 epochs"
     speeds = [float(row["time/env_steps_per_second"]) for row in read_rows(logger) if row["train/q_loss"]]
     assert speeds == [1 / (1 + 3)] * (60 // 5)
 
@@ -488,7 +484,7 @@ def test_a_users_own_interaction_replaces_the_learners():
     data, mine = counter_data(), Mine()
     _, trainer = train(data, make_trainer([mine]))
     assert [c for c in trainer.callbacks if isinstance(c, EnvironmentInteraction)] == [mine]
-    assert mine.env_steps == len(data.buffer) == 120
+    assert data.clock.env_steps == len(data.buffer) == 120
 
 
 def test_a_network_factory_is_called_anew_for_each_network():

@@ -17,7 +17,7 @@ import yaml
 from rl_lightning import EnvironmentInteraction
 from rl_lightning.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PENDULUM = str(ROOT / "configs/sac/pendulum.yaml")
 SMALL = [

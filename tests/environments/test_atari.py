@@ -157,7 +157,8 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(settings, message):
 
 @pytest.mark.parametrize("package", ["ale_py", "cv2"])
 def test_a_missing_package_is_named_by_the_extra_that_installs_it(package, monkeypatch):
-    monkeypatch.delitem(sys.modules, "rl_lightning.atari", raising=False)
+    for module in ("rl_lightning.atari", "rl_lightning.environments.atari"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError) as caught:
         make_env(ATARI)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from toys import CounterEnv
 
 from rl_lightning import SAC, EnvironmentFault, UsageError, make_env, make_vec_env
-from rl_lightning.environments.episodes import to_tensor
-from rl_lightning.environments.make import CartPoleVector
+from rl_lightning.environments.cartpole import CartPoleVector
+from rl_lightning.spaces import to_tensor
 
 
 def given_action(env, action):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_lightning import ReplayBuffer, UsageError
-from rl_lightning.data import packed
+from rl_lightning.data.replay import layout
 from rl_lightning.data.replay.buffer import Stored
 from rl_lightning.types import map_obs
 
@@ -400,7 +400,7 @@ def test_a_file_that_cannot_be_new_is_refused_in_one_line(tmp_path, monkeypatch)
     assert (tmp_path / "there").read_text() == "precious"
     with pytest.raises(UsageError, match=r"^buffer_file='.*nowhere/file' is not allowed: it cannot be made"):
         make(10, file=str(tmp_path / "nowhere" / "file"))
-    monkeypatch.setattr(packed.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(layout.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 100}))
     with pytest.raises(UsageError, match=r"^buffer_file='.*full' is not allowed: 400 bytes may be needed there, 100 "):
         make(10, file=str(tmp_path / "full"))
     assert not (tmp_path / "full").exists()

@@ -4,7 +4,7 @@ import gymnasium as gym
 import pytest
 import torch
 from gymnasium.wrappers import FrameStackObservation
-from toys import CounterEnv, counter_data, make_trainer, tiny_sac
+from toys import CounterEnv, counter_data, make_collector, make_trainer, tiny_sac
 
 from rl_lightning import ReplayDataModule, UsageError
 from rl_lightning.data.base import EpisodeLoader
@@ -152,6 +152,54 @@ def test_an_unknown_environment_is_refused_when_the_datamodule_is_made():
         ReplayDataModule("Pendulumm-v1")
 
 
+@pytest.mark.parametrize(("learning_starts", "rows"), [(2, 1), (12, 6), (13, 7)])
+def test_random_steps_fill_the_buffer_when_a_collector_is_attached(learning_starts, rows):
+    data = counter_data(num_envs=2, learning_starts=learning_starts)
+    data.setup("fit")
+    data.attach(make_collector(data))
+    assert len(data.buffer) == data.clock.env_steps == 2 * rows
+    assert [len(env.log) for env in CounterEnv.stepped()] == [rows, rows]
+    data.detach()
+
+
+def test_each_process_takes_its_share_of_the_random_steps():
+    data = counter_data(num_envs=2, learning_starts=12)
+    data.setup("fit")
+    data.attach(make_collector(data, processes=3))
+    assert data.clock.env_steps == 12
+    assert len(data.buffer) == 2 * 2
+    data.detach()
+
+
+def test_a_collector_that_is_attached_anew_ends_the_episodes_in_the_buffer_and_takes_no_random_steps():
+    data = counter_data(env_kwargs={"length": 50}, num_envs=2)
+    data.setup("fit")
+    data.attach(make_collector(data))
+    data.detach()
+    assert not data.buffer.storage.truncated[:6].any()
+    CounterEnv.made.clear()
+    data.attach(make_collector(data))
+    assert CounterEnv.stepped() == []
+    assert data.buffer.storage.truncated[:6].tolist() == [[False, False]] * 5 + [[True, True]]
+    data.draw(0.9)
+    assert [len(env.log) for env in CounterEnv.stepped()] == [1, 1]
+    data.detach()
+
+
+def test_environments_are_closed_when_the_collector_is_detached_and_nothing_gathers_any_more():
+    data = counter_data(num_envs=2)
+    data.setup("fit")
+    with pytest.raises(RuntimeError, match="no Collector is attached: EnvironmentInteraction attaches one"):
+        data.draw(0.9)
+    data.attach(make_collector(data))
+    assert not any(env.closed for env in CounterEnv.stepped())
+    for _ in range(2):
+        data.detach()
+        assert all(env.closed for env in CounterEnv.made)
+        with pytest.raises(RuntimeError, match="no Collector is attached"):
+            _ = data.collector
+
+
 def filled(**settings):
     """A DataModule that has been trained with."""
     data = counter_data(**settings)
@@ -169,7 +217,11 @@ def test_a_run_can_start_from_the_buffer_of_another(tmp_path):
         data = counter_data(buffer_from=str(tmp_path / name))
         assert data.buffer_from
         data.setup("fit")
-        assert data.random_steps == 0
+        CounterEnv.made.clear()
+        data.attach(make_collector(data))
+        assert CounterEnv.made
+        assert CounterEnv.stepped() == []
+        assert data.clock.env_steps == 0
         assert len(data.buffer) == 120
         for field, value in data.buffer.state_dict()["storage"].items():
             if field != "truncated":  # its newest row ends an episode

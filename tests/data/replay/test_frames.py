@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from toys import CounterEnv
 
 from rl_lightning import ReplayBuffer, UsageError
-from rl_lightning.data.replay.frames import frame_stack_of
-from rl_lightning.environments.make import CheckedEnv
+from rl_lightning.environments.make import CheckedEnv, frame_stack_of
 from rl_lightning.types import map_obs
 
 ACTION = Discrete(3)
