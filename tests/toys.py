@@ -253,6 +253,24 @@ class DictCounterEnv(CounterEnv):
         return {"inner": {"vector": super()._obs()}, "t": self.t + 3}
 
 
+class FailingEnv(CounterEnv):
+    """CounterEnv that raises when it is reset, or at step `at`."""
+
+    def __init__(self, fault: Literal["reset", "step"], at: int):
+        super().__init__()
+        self.fault, self.at = fault, at
+
+    def reset(self, *, seed=None, options=None):
+        if self.fault == "reset":
+            raise OSError("lost")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if len(self.log) == self.at:
+            raise OSError("lost")
+        return super().step(action)
+
+
 class DiscreteCounterEnv(CounterEnv):
     """CounterEnv that shows what it counts as one number, from 5 on, and takes the actions 2, 3 and 4."""
 
@@ -317,6 +335,7 @@ for name, entry_point in (
     ("BoxAction-v0", BoxActionEnv),
     ("Broken-v0", BrokenEnv),
     ("DictCounter-v0", DictCounterEnv),
+    ("Failing-v0", FailingEnv),
     ("DiscreteCounter-v0", DiscreteCounterEnv),
     ("Choices-v0", ChoicesEnv),
 ):

@@ -38,7 +38,7 @@ class Collector:
     """The training environments, the episodes under way in them, and the clock that they move.
 
     Args:
-        envs: from `make_vec_env`; closed by `close`.
+        envs: from `make_vec_env`; closed by `close`, and where their first reset fails.
         actor: whose policy acts, in eval mode and without gradients.
         clock: moved on by the environment steps of all processes.
         seeds: of each environment's first reset, then that of random actions.
@@ -64,7 +64,11 @@ class Collector:
         self._acting = acting_of(actor.modules())
         *env_seeds, action_seed = seeds
         envs.action_space.seed(action_seed)
-        self._episodes = Episodes(envs, env_seeds)
+        try:
+            self._episodes = Episodes(envs, env_seeds)
+        except Exception:  # nobody has this collector to close
+            envs.close()
+            raise
         self._return, self._length = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
         self._has_random_steps = np.zeros(envs.num_envs, dtype=bool)
 

@@ -460,6 +460,17 @@ def test_environments_are_closed_after_an_error():
     assert [sum(env.closed for env in CounterEnv.made), len(CounterEnv.made)] == [1 + 2 + 10, 1 + 2 + 10]
 
 
+@pytest.mark.parametrize(("fault", "at"), [("reset", 0), ("step", 3), ("step", 20)])
+def test_environments_are_closed_after_an_error_of_one_of_them(fault, at):
+    # in the first reset, in the random steps, while learning
+    data = counter_data(env_id="toys:Failing-v0", env_kwargs={"fault": fault, "at": at}, num_envs=2)
+    with pytest.raises(EnvironmentFault, match=r"Failing-v0\) at its step .* raised OSError"):
+        train(data)
+    assert [env.closed for env in CounterEnv.made] == [True] * (1 + 2)
+    with pytest.raises(RuntimeError, match="no Collector is attached"):
+        _ = data.collector
+
+
 def test_environments_are_closed_after_a_run():
     train(counter_data(num_envs=2, eval_episodes=2, env_steps_per_epoch=30), make_trainer(validate=True))
     assert len(CounterEnv.stepped()) > 2
@@ -494,3 +505,21 @@ def test_a_network_factory_is_called_anew_for_each_network():
     for sac in (model, linear):
         storages = [parameter.data_ptr() for parameter in sac.parameters()]
         assert len(set(storages)) == len(storages)
+
+
+@pytest.mark.parametrize("same_trainer", [True, False])
+def test_a_fit_after_a_fit_opens_new_environments_counts_anew_and_goes_on_with_the_buffer(same_trainer):
+    data = counter_data(num_envs=2, total_env_steps=60)
+    model, trainer = train(data)
+    first = CounterEnv.stepped()
+    with pytest.raises(RuntimeError, match="no Collector is attached"):
+        _ = data.collector
+    assert all(env.closed for env in CounterEnv.made)
+    fit(model, data, trainer if same_trainer else None)
+    second = CounterEnv.stepped()[len(first) :]
+    assert [len(env.log) for env in first] == [len(env.log) for env in second] == [30, 30]
+    assert data.clock.env_steps == model.env_steps == 60
+    assert model.gradient_steps == 60, "no random steps: the buffer is filled already"
+    assert len(data.buffer) == 120
+    assert (data.buffer.storage.truncated | data.buffer.storage.terminated)[29].all()
+    assert all(env.closed for env in CounterEnv.made)

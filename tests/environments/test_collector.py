@@ -274,6 +274,14 @@ def test_closing_closes_the_environments():
     assert [env.closed for env in CounterEnv.stepped()] == [True] * 3
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_environments_that_cannot_be_reset_are_closed(vectorization):
+    envs = make_vec_env("toys:Failing-v0", 2, vectorization, {"fault": "reset", "at": 0})
+    with pytest.raises(EnvironmentFault, match="raised OSError in reset: lost"):
+        Collector(envs, TinyActor(), Clock(100), [0, 1, 2])
+    assert envs.closed
+
+
 def test_nested_observations_reach_the_actor_and_the_steps():
     class OfDicts(TinyActor):
         def act(self, obs, deterministic=False):
