@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 import yaml
@@ -258,6 +259,8 @@ def test_two_runs_with_one_seed_are_equal_to_the_bit(
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"]):
+        pytest.importorskip(package)
     total, quick = shortened(config)
     main(["fit", "-c", str(config), *quick, f"--data.total_env_steps={total}", "--trainer.log_every_n_steps=1"])
     [folder] = tmp_path.glob("runs/*/*")
@@ -265,6 +268,13 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
     assert "test/return_mean" in last
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
+
+
+def packages_of_extras(env_id: str) -> tuple[str, ...]:
+    """What an environment needs that only an extra of this package installs."""
+    if env_id.startswith("rl_lightning.atari:"):
+        return ("ale_py", "cv2")
+    return ("mujoco",) if "mujoco" in str(gym.spec(env_id).entry_point) else ()
 
 
 def shortened(config: Path) -> tuple[int, list[str]]:
