@@ -122,6 +122,31 @@ def test_a_resumed_run_starts_from_the_saved_weights_moments_and_generators(chec
     torch.testing.assert_close(seen["rng"], saved["callbacks"]["EnvironmentInteraction"]["rng"]["cpu"])
 
 
+def test_new_transitions_of_a_resumed_run_get_the_maximum_priority_of_the_first(tmp_path: Path) -> None:
+    def run(total_env_steps: int, ckpt_path: Path | None = None) -> ReplayDataModule:
+        model, _ = make(total_env_steps)
+        data = ReplayDataModule(
+            "Pendulum-v1",
+            total_env_steps=total_env_steps,
+            learning_starts=100,
+            train_freq=50,
+            replay_ratio=0.02,  # one gradient step after 50 environment steps
+            batch_size=8,
+            eval_episodes=1,
+            buffer_size=1_000,
+            priority_alpha=0.5,
+        )
+        fit(tmp_path, model, data, ckpt_path)
+        return data
+
+    run(200)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["ReplayDataModule"]["buffer"]
+    largest = saved["priorities"]["largest"]
+    assert largest > 2.0
+    added = run(250, tmp_path / "last.ckpt").buffer.state_dict()["priorities"]["powers"][200:]
+    assert (added == largest**0.5).sum() >= 50 - 8  # the rest has been learned from
+
+
 def test_a_learning_rate_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     trainer = fit(tmp_path, *make(total_env_steps=301, lr=7e-4), checkpoint)
     value, q, policy = trainer.optimizers
