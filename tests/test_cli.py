@@ -14,6 +14,7 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from website import Sentinel, Website
 
 from rl_lightning.cli import main
 
@@ -99,6 +100,14 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train/return" in wandb_run.read_bytes()
     assert "total_env_steps: 450" in (folder / "config.yaml").read_text()
+
+
+def test_a_run_shows_a_bar_of_its_environment_steps_and_then_one_of_its_test_episodes(
+    finished_run: tuple[Path, str],
+) -> None:
+    _, out = finished_run
+    training, testing = out.index("Training 100% "), out.index("Testing 100% ")
+    assert training < out.index(" 450/450 env steps ") < testing < out.index(" 3/3 episodes ")
 
 
 def test_every_row_carries_env_steps_as_its_step(finished_run: tuple[Path, str]) -> None:
@@ -352,6 +361,43 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused_before_a_folder_exists(
     assert "observation space Box(3,) float32" in line
     Path("half.ckpt").write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert "truncated" in refusal(capsys, "test", "-c", PENDULUM, "--ckpt_path=half.ckpt")
+
+
+def test_a_run_resumes_from_a_url_that_is_asked_once(
+    finished_run: tuple[Path, str],
+    website: Website,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "checkpoints/last.ckpt", website.folder)
+    settings = ["-c", str(folder / "config.yaml"), "--data.total_env_steps=500", "--trainer.logger=false"]
+    main(["fit", *settings, f"--ckpt_path={website.url}/last.ckpt"])
+    assert "after 500 environment steps" in capsys.readouterr().out
+    [resumed] = Path("runs").glob("*/*")
+    assert [int(float(row["env_steps"])) for row in rows(resumed) if "val/return_mean" in row] == [500]
+    assert website.asked == ["/last.ckpt"], "what has been checked is what is read"
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_url_with_no_checkpoint_or_with_code_is_refused_before_a_folder_exists(
+    finished_run: tuple[Path, str],
+    website: Website,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, command, "-c", PENDULUM, *SMALL, f"--ckpt_path={website.url}/nowhere.ckpt")
+    assert line.startswith(f"error: checkpoint '{website.url}/nowhere.ckpt' cannot be fetched: HTTP Error 404")
+    saved = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)
+    torch.save({**saved, "hyper_parameters": Sentinel(tmp_path / "made")}, website.folder / "code.ckpt")
+    line = refusal(capsys, command, "-c", PENDULUM, *SMALL, f"--ckpt_path={website.url}/code.ckpt")
+    assert "holds more than tensors and primitives" in line
+    assert not Path("made").exists()
 
 
 def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_checkpoint_intact(

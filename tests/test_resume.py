@@ -1,7 +1,13 @@
 """What a checkpoint holds, and what a run that continues or starts from one does with it."""
 
+import contextlib
+import pickle
+import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from website import Sentinel, Website
 
 from rl_lightning import MLP, SAC, ReplayDataModule, UsageError
 
@@ -218,6 +225,70 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(
         make(total_env_steps=150, init_from=path)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_init_from_takes_the_weights_behind_a_url(checkpoint: Path, website: Website) -> None:
+    (website.folder / "last.ckpt").write_bytes(checkpoint.read_bytes())
+    model, _ = make(total_env_steps=150, init_from=f"{website.url}/last.ckpt")
+    saved = torch.load(checkpoint, weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
+    assert website.asked == ["/last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nowhere.ckpt", "cannot be fetched: .*404.*; check the URL"),
+        ("/garbage.ckpt", "cannot be read: it is truncated"),
+        ("/half.ckpt", "cannot be read: it is truncated"),
+        ("/with a space.ckpt", "cannot be fetched: .*; check the URL"),
+        ("/ü.ckpt", "cannot be fetched: .*; check the URL"),
+        ("x/last.ckpt", "cannot be fetched: .*; check the URL"),  # the port is no number
+    ],
+)
+def test_a_url_without_a_checkpoint_is_refused_by_name(
+    checkpoint: Path, website: Website, path: str, message: str
+) -> None:
+    (website.folder / "garbage.ckpt").write_bytes(b"not a checkpoint")
+    (website.folder / "half.ckpt").write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    with pytest.raises(UsageError, match=message) as refusal:
+        make(total_env_steps=150, init_from=website.url + path)
+    assert website.url + path in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_server_that_does_not_answer_as_one_is_refused_by_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/last.ckpt"
+
+        def greet_as_ssh_does() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = Thread(target=greet_as_ssh_does)
+        thread.start()
+        with pytest.raises(UsageError, match=r"cannot be fetched: .*; check the URL") as refusal:
+            make(total_env_steps=150, init_from=url)
+        thread.join()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda payload, path: path.write_bytes(pickle.dumps(payload))], ids=["torch", "pickle"]
+)
+def test_code_behind_a_url_is_refused_and_not_run(
+    checkpoint: Path, website: Website, save: Callable[[Any, Path], object]
+) -> None:
+    path, made = website.folder / "code.ckpt", website.folder / "sentinel"
+    save({**torch.load(checkpoint, weights_only=True), "hyper_parameters": Sentinel(made)}, path)
+    with pytest.raises(UsageError, match=r"cannot be read: .* holds more than tensors and primitives") as refusal:
+        make(total_env_steps=150, init_from=f"{website.url}/code.ckpt")
+    assert "\n" not in str(refusal.value)
+    assert not made.exists()
+    with contextlib.suppress(RuntimeError):  # torch finds after it has run that a plain pickle is not of its making
+        torch.load(path, weights_only=False)
+    assert made.exists(), "it would have been run"
 
 
 def test_a_checkpoint_of_other_spaces_or_networks_is_refused(checkpoint: Path) -> None:
