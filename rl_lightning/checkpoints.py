@@ -3,6 +3,7 @@
 import pickle
 import tempfile
 from copy import deepcopy
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl_lightning.errors import UsageError, require
+from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.types import State
 
 KEY = "rl_lightning"  # where a checkpoint says whose it is
@@ -41,8 +42,9 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
     Raises:
         UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
     """
+    file = local_file(path)
     try:
-        checkpoint: State = torch.load(local_file(path), map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: State = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise UsageError(
             f"checkpoint {str(path)!r} does not exist: give a file, like those under a run's checkpoints/"
@@ -59,14 +61,18 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
 
 
 def local_file(path: str | Path) -> Path:
-    """The path itself; a URL is fetched first, into a file that no other URL shares."""
+    """The path itself; a URL is fetched first, into a file that no other URL shares.
+
+    Raises:
+        UsageError: a URL that cannot be fetched.
+    """
     if not str(path).startswith(("http://", "https://")):
         return Path(path)
     folder = Path(tempfile.mkdtemp(prefix="rl_lightning-"))
     try:
         torch.hub.download_url_to_file(str(path), str(folder / "downloaded.ckpt"))
-    except OSError as error:
-        raise UsageError(f"checkpoint {str(path)!r} cannot be fetched: {error}; check the URL") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise UsageError(f"checkpoint {str(path)!r} cannot be fetched: {one_line(error)}; check the URL") from error
     return folder / "downloaded.ckpt"
 
 

@@ -1,6 +1,9 @@
+import tempfile
+
 import pytest
 import torch
 from toys import CounterEnv
+from website import serve
 
 torch.set_num_threads(1)  # tiny networks; more threads only get in each other's way
 
@@ -9,3 +12,12 @@ torch.set_num_threads(1)  # tiny networks; more threads only get in each other's
 def _fresh_start():
     torch.manual_seed(0)
     CounterEnv.made.clear()
+
+
+@pytest.fixture
+def website(tmp_path_factory, monkeypatch):
+    """A `Website`; what is downloaded from it goes into a folder of the test too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("downloads")))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serve(tmp_path_factory.mktemp("website")) as website:
+        yield website

@@ -7,45 +7,52 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name the checkout
 
 
-def test_the_wheel_brings_every_module_and_the_program(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    source = tmp_path / "source"  # building beside an older build would take what that left behind
-    for part in ("rl_lightning", "callbacks"):
-        shutil.copytree(ROOT / part, source / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
-    run = subprocess.run([sys.executable, "-m", *build], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+def out(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def left_by_builds() -> dict[Path, int]:
+    """What building leaves beside the sources, which git ignores, and when it was last written."""
+    folders = [ROOT / "build", ROOT / "dist", *ROOT.glob("*.egg-info")]
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*")) if path.exists()]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only git knows which files are the project's")
+def test_the_wheel_brings_the_packages_and_the_program_and_leaves_the_checkout_as_it_was(tmp_path: Path) -> None:
+    status = ["git", "--no-optional-locks", "status", "--porcelain"]
+    before = out(*status, cwd=ROOT), left_by_builds()
+    tracked = out("git", "ls-files", "-z", cwd=ROOT).rstrip("\0").split("\0")
+    for name in tracked:
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / "copy" / name, follow_symlinks=False)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    out(*build, "-w", tmp_path, tmp_path / "copy", cwd=tmp_path)
+    assert (out(*status, cwd=ROOT), left_by_builds()) == before
+
     [wheel] = tmp_path.glob("*.whl")
+    packaged = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    modules = {name for name in tracked if name.startswith("rl_lightning/") and Path(name).suffix}
+    assert packaged == modules | {f"rl_lightning/{name}" for name in tracked if name.startswith("callbacks/")}
+
     venv.create(tmp_path / "empty")
     python = tmp_path / "empty/bin/python"
-    install = ["pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
-    subprocess.run([sys.executable, "-m", *install], check=True, env=environment)
+    out(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
     [site] = (tmp_path / "empty/lib").glob("python*/site-packages")
-    modules, installed = (
-        # walked by hand: rglob does not follow the link to the callbacks
-        {
-            os.path.relpath(os.path.join(folder, name), root)
-            for folder, _, names in os.walk(root / "rl_lightning", followlinks=True)
-            for name in names
-            if name.endswith((".py", ".typed"))
-        }
-        for root in (ROOT, site)
-    )
-    assert installed == modules
-    assert not (site / "callbacks").exists()
     # what it depends on comes from here; a .pth does not bring this checkout's editable install along
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-
-    def out(*command: str | Path) -> str:
-        run = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, env=environment)
-        return run.stdout
-
-    where = out(python, "-c", "import rl_lightning.callbacks as c; print(c.__file__, c.PolyakAveraging.__name__)")
+    show = "import rl_lightning.callbacks as c; print(c.__file__, c.PolyakAveraging.__name__)"
+    where = out(python, "-c", show, cwd=tmp_path)
     assert where.split() == [str(site / "rl_lightning/callbacks/__init__.py"), "PolyakAveraging"]
-    assert "fit" in out(tmp_path / "empty/bin/rl-lightning", "--help")
+    assert not (site / "callbacks").exists()
+    assert "fit" in out(tmp_path / "empty/bin/rl-lightning", "--help", cwd=tmp_path)

@@ -1,9 +1,14 @@
 """What a checkpoint holds, and what a run that continues or starts from one does with it."""
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+import pickle
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +25,7 @@ from torch.optim.lr_scheduler import (
     MultiplicativeLR,
     SequentialLR,
 )
+from website import Sentinel, Website
 
 from rl_lightning import MLP, SAC, Algorithm, DiscreteSAC, EnvironmentInteraction, ReplayDataModule, SACv2, UsageError
 from rl_lightning.optim import FusedAdam
@@ -143,6 +149,31 @@ def test_a_resumed_run_counts_on_with_a_users_own_interaction(checkpoint: Path) 
     trainer.fit(model, data, ckpt_path=checkpoint)
     assert data.clock.env_steps == 301
     assert model.gradient_steps == 201
+
+
+def test_new_transitions_of_a_resumed_run_get_the_maximum_priority_of_the_first(tmp_path: Path) -> None:
+    def run(total_env_steps: int, ckpt_path: Path | None = None) -> ReplayDataModule:
+        model, _ = make(total_env_steps)
+        data = ReplayDataModule(
+            "Pendulum-v1",
+            total_env_steps=total_env_steps,
+            learning_starts=100,
+            train_freq=50,
+            replay_ratio=0.02,  # one gradient step after 50 environment steps
+            batch_size=8,
+            eval_episodes=1,
+            buffer_size=1_000,
+            priority_alpha=0.5,
+        )
+        fit(tmp_path, model, data, ckpt_path)
+        return data
+
+    run(200)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["ReplayDataModule"]["buffer"]
+    largest = saved["priorities"]["largest"]
+    assert largest > 2.0
+    added = run(250, tmp_path / "last.ckpt").buffer.state_dict()["priorities"]["powers"][200:]
+    assert (added == largest**0.5).sum() >= 50 - 8  # the rest has been learned from
 
 
 def test_a_learning_rate_given_now_wins_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
@@ -329,7 +360,7 @@ def test_a_temperature_that_is_given_wins_over_the_one_that_is_loaded(
     assert all(not torch.equal(value, model.state_dict()[name]) for name, value in other.items() if "weight" in name)
 
 
-def test_init_from_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path) -> None:
+def test_loading_weights_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     model, data = make(total_env_steps=150, lr=5e-4)
     model.load_weights(checkpoint)
@@ -342,7 +373,7 @@ def test_init_from_starts_anew_from_the_weights(checkpoint: Path, tmp_path: Path
     assert next(iter(trainer.optimizers[0].state.values()))["step"].item() == 50
 
 
-def test_init_from_works_on_another_environment_with_the_same_spaces(checkpoint: Path) -> None:
+def test_loading_weights_works_on_another_environment_with_the_same_spaces(checkpoint: Path) -> None:
     heavier = ReplayDataModule("Pendulum-v1", env_kwargs={"g": 15}, total_env_steps=150, learning_starts=100)
     model = SAC(heavier.observation_space, heavier.action_space, network=TINY, compile=False)
     model.load_weights(checkpoint)
@@ -373,6 +404,71 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_by_name(
         make(total_env_steps=150)[0].load_weights(path)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_weights_behind_a_url_are_loaded(checkpoint: Path, website: Website) -> None:
+    (website.folder / "last.ckpt").write_bytes(checkpoint.read_bytes())
+    model, _ = make(total_env_steps=150)
+    model.load_weights(f"{website.url}/last.ckpt")
+    saved = torch.load(checkpoint, weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
+    assert website.asked == ["/last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nowhere.ckpt", "cannot be fetched: .*404.*; check the URL"),
+        ("/garbage.ckpt", "cannot be read: it is truncated"),
+        ("/half.ckpt", "cannot be read: it is truncated"),
+        ("/with a space.ckpt", "cannot be fetched: .*; check the URL"),
+        ("/ü.ckpt", "cannot be fetched: .*; check the URL"),
+        ("x/last.ckpt", "cannot be fetched: .*; check the URL"),  # the port is no number
+    ],
+)
+def test_a_url_without_a_checkpoint_is_refused_by_name(
+    checkpoint: Path, website: Website, path: str, message: str
+) -> None:
+    (website.folder / "garbage.ckpt").write_bytes(b"not a checkpoint")
+    (website.folder / "half.ckpt").write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    with pytest.raises(UsageError, match=message) as refusal:
+        make(total_env_steps=150)[0].load_weights(website.url + path)
+    assert website.url + path in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_server_that_does_not_answer_as_one_is_refused_by_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/last.ckpt"
+
+        def greet_as_ssh_does() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = Thread(target=greet_as_ssh_does)
+        thread.start()
+        with pytest.raises(UsageError, match=r"cannot be fetched: .*; check the URL") as refusal:
+            make(total_env_steps=150)[0].load_weights(url)
+        thread.join()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda payload, path: path.write_bytes(pickle.dumps(payload))], ids=["torch", "pickle"]
+)
+def test_code_behind_a_url_is_refused_and_not_run(
+    checkpoint: Path, website: Website, save: Callable[[Any, Path], object]
+) -> None:
+    path, made = website.folder / "code.ckpt", website.folder / "sentinel"
+    save({**torch.load(checkpoint, weights_only=True), "hyper_parameters": Sentinel(made)}, path)
+    with pytest.raises(UsageError, match=r"cannot be read: .* holds more than tensors and primitives") as refusal:
+        make(total_env_steps=150)[0].load_weights(f"{website.url}/code.ckpt")
+    assert "\n" not in str(refusal.value)
+    assert not made.exists()
+    with contextlib.suppress(RuntimeError):  # torch finds after it has run that a plain pickle is not of its making
+        torch.load(path, weights_only=False)
+    assert made.exists(), "it would have been run"
 
 
 def test_a_checkpoint_of_other_spaces_or_networks_is_refused(checkpoint: Path) -> None:

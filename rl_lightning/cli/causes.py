@@ -62,7 +62,8 @@ def find_cause(message: str, place: Cause | None = None) -> Cause:
 def _cause_in_union(types: str, errors: str, value: str, place: Cause) -> Cause:
     """The alternative that says more than which type it is not, or all `types`."""
     place = replace(_with_value(place, value), types=types)
-    if (nested := re.match(r"NestedArg\(key='(.*?)'", value)) and (abstract := re.search(r"but (\S+) is abstract", errors)):
+    nested, abstract = re.match(r"NestedArg\(key='(.*?)'", value), re.search(r"but (\S+) is abstract", errors)
+    if nested and abstract:
         return replace(place, text=f"Option '{nested[1]}' has no class", class_path=abstract[1])
     if stray := _key_beside_class_path(value):
         return replace(place, text="beside class_path", key=f"{place.key}.{stray}")

@@ -1,5 +1,8 @@
 import pytest
 
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
+
 from benchmarks import on_policy, peers, throughput
 
 

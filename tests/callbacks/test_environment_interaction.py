@@ -186,6 +186,27 @@ def test_environments_of_a_vector_get_distinct_seeds_once():
     assert all(len(env.seeds) > 1 and set(env.seeds[1:]) == {None} for env in envs)
 
 
+def test_each_process_and_each_resumed_run_begins_with_episodes_of_its_own(tmp_path):
+    def first_observations(total_env_steps, rank=0, resumed_from=None):
+        torch.manual_seed(5)
+        CounterEnv.made.clear()
+        data = counter_data(num_envs=2, total_env_steps=total_env_steps)
+        model, trainer = tiny_sac(data.observation_space, data.action_space), make_trainer()
+        trainer.strategy.global_rank = rank  # one process is enough to be the second
+        trainer.fit(model, datamodule=data, ckpt_path=resumed_from)
+        trainer.save_checkpoint(tmp_path / f"{total_env_steps}.ckpt")
+        return [float(env.log[0].obs[0]) for env in CounterEnv.stepped()]
+
+    first = first_observations(40)
+    assert first == first_observations(40)
+    second = first_observations(60, rank=1)
+    assert second == first_observations(60, rank=1)
+    resumed = first_observations(50, resumed_from=tmp_path / "40.ckpt")
+    assert resumed == first_observations(56, resumed_from=tmp_path / "40.ckpt")
+    later = first_observations(70, resumed_from=tmp_path / "50.ckpt")
+    assert len({*first, *second, *resumed, *later}) == 8
+
+
 def test_evaluation_in_a_run_touches_neither_the_training_environments_nor_the_counts():
     stored = []
     for validate in (False, True):

@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 import yaml
+from website import Sentinel, Website
 
 from rl_lightning import EnvironmentInteraction
 from rl_lightning.cli.main import main
@@ -99,6 +101,14 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train/return" in wandb_run.read_bytes()
     assert "total_env_steps: 450" in (folder / "config.yaml").read_text()
+
+
+def test_a_run_shows_a_bar_of_its_environment_steps_and_then_one_of_its_test_episodes(
+    finished_run: tuple[Path, str],
+) -> None:
+    _, out = finished_run
+    training, testing = out.index("Training 100% "), out.index("Testing 100% ")
+    assert training < out.index(" 450/450 env steps ") < testing < out.index(" 3/3 episodes ")
 
 
 def test_every_row_carries_env_steps_as_its_step(finished_run: tuple[Path, str]) -> None:
@@ -276,7 +286,7 @@ def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}")
-    assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as model.init_from"
+    assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as init_from"
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
@@ -298,6 +308,8 @@ def test_two_runs_with_one_seed_are_equal_to_the_bit(
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"]):
+        pytest.importorskip(package)
     total, quick = shortened(config)
     main(["fit", "-c", str(config), *quick, f"--data.total_env_steps={total}", "--trainer.log_every_n_steps=1"])
     [folder] = tmp_path.glob("runs/*/*")
@@ -305,6 +317,13 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
     assert "test/return_mean" in last
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
+
+
+def packages_of_extras(env_id: str) -> tuple[str, ...]:
+    """What an environment needs that only an extra of this package installs."""
+    if env_id.startswith("rl_lightning.atari:"):
+        return ("ale_py", "cv2")
+    return ("mujoco",) if "mujoco" in str(gym.spec(env_id).entry_point) else ()
 
 
 def shortened(config: Path) -> tuple[int, list[str]]:
@@ -408,6 +427,43 @@ def test_a_finished_run_with_a_users_own_interaction_is_not_resumed_either(
     line = refusal(capsys, *command, f"--ckpt_path={last}")
     assert "data.total_env_steps=220 is not allowed" in line
     assert "220 environment steps behind it" in line
+
+
+def test_a_run_resumes_from_a_url_that_is_asked_once(
+    finished_run: tuple[Path, str],
+    website: Website,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished_run
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "checkpoints/last.ckpt", website.folder)
+    settings = ["-c", str(folder / "config.yaml"), "--data.total_env_steps=500", "--trainer.logger=false"]
+    main(["fit", *settings, f"--ckpt_path={website.url}/last.ckpt"])
+    assert "after 500 environment steps" in capsys.readouterr().out
+    [resumed] = Path("runs").glob("*/*")
+    assert [int(float(row["env_steps"])) for row in rows(resumed) if "val/return_mean" in row] == [500]
+    assert website.asked == ["/last.ckpt"], "what has been checked is what is read"
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_url_with_no_checkpoint_or_with_code_is_refused_before_a_folder_exists(
+    finished_run: tuple[Path, str],
+    website: Website,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, command, "-c", PENDULUM, *SMALL, f"--ckpt_path={website.url}/nowhere.ckpt")
+    assert line.startswith(f"error: checkpoint '{website.url}/nowhere.ckpt' cannot be fetched: HTTP Error 404")
+    saved = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)
+    torch.save({**saved, "hyper_parameters": Sentinel(tmp_path / "made")}, website.folder / "code.ckpt")
+    line = refusal(capsys, command, "-c", PENDULUM, *SMALL, f"--ckpt_path={website.url}/code.ckpt")
+    assert "holds more than tensors and primitives" in line
+    assert not Path("made").exists()
 
 
 def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_checkpoint_intact(

@@ -1,3 +1,5 @@
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -148,6 +150,7 @@ def test_arguments_that_an_environment_refuses_are_named():
 
 
 def test_mujoco_warns_through_python_and_leaves_no_log(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="MuJoCo: compiler attribute 'settotalmass' is deprecated"):
         make_env("HalfCheetah-v5").close()
@@ -167,6 +170,19 @@ def test_an_environment_that_does_not_exist_is_refused_with_a_hint(env_id, messa
     with pytest.raises(UsageError, match=f"env_id='{env_id}' .*{message}") as caught:
         make_env(env_id)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["ale_py", "cv2"])
+def test_a_missing_package_is_named_by_the_extra_that_installs_it(package, monkeypatch):
+    for module in ("rl_lightning.atari", "rl_lightning.environments.atari"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError) as caught:
+        make_env("rl_lightning.atari:Atari-v0")
+    assert str(caught.value) == (
+        "env_id='rl_lightning.atari:Atari-v0' needs a package that is not installed: "
+        'pip install "rl_lightning[atari]"'
+    )
 
 
 def test_an_action_that_an_unbounded_policy_gave_is_clipped_to_minus_one_and_one():

@@ -6,6 +6,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from rl_lightning import ReplayBuffer, UsageError
+from rl_lightning.data.replay.priorities import Priorities
 
 OBS, ACTION = Box(-np.inf, np.inf, (1,), np.float32), Discrete(2)
 
@@ -165,6 +166,29 @@ def test_saved_priorities_continue_as_the_original(steps):
         restored.update_priorities(i[0], i[0] * 1.7)
         fill(buffer, range(step, step + 1))
         fill(restored, range(step, step + 1))
+
+
+@pytest.mark.parametrize(("alpha", "maximum"), [(0.5, 4.0), (1.0, 16.0)])
+def test_new_transitions_get_the_saved_maximum_also_where_nothing_has_it_any_more(alpha, maximum):
+    saved, old = Priorities(4, alpha=0.5), np.array([0, 1])
+    saved.fill(old)
+    saved.update(np.array([0]), np.array([16.0]))
+    saved.update(np.array([0]), np.array([9.0]))
+    restored = Priorities(4, alpha)
+    restored.load_state_dict(saved.state_dict(old), old)
+    restored.fill(np.array([2]))
+    expected = [3.0 ** (alpha / 0.5), 1.0, maximum]
+    assert restored.state_dict(np.arange(3))["powers"].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_saved_ring_gives_new_transitions_the_maximum_though_it_is_overwritten():
+    buffer, restored = make(4, alpha=0.5), make(4, alpha=0.5)
+    fill(buffer, range(2))
+    buffer.update_priorities(torch.tensor([0]), torch.tensor([16.0]))
+    buffer.update_priorities(torch.tensor([0]), torch.tensor([9.0]))
+    restored.load_state_dict(buffer.state_dict())
+    fill(restored, range(2, 5))  # the last over number 0
+    assert powers(restored) == pytest.approx([1.0, 4.0, 4.0, 4.0], rel=1e-5)
 
 
 def test_a_smaller_ring_keeps_the_newest_priorities():

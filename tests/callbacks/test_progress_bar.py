@@ -1,0 +1,159 @@
+"""What the progress bar draws, read from what real runs print."""
+
+import re
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from toys import CounterEnv, counter_data, fit, make_trainer, tiny_sac
+
+from rl_lightning import EnvironmentFault, EnvStepsProgressBar, ReplayDataModule
+from rl_lightning.data.base import VAL_SEED
+
+DRAWING = re.compile(r"(\w+) +(\d+)% \|.*?\| (\d+)/(\d+) ([a-z ]+) \[(.*?)\]")
+
+
+class Drawing(NamedTuple):
+    title: str
+    percentage: int
+    done: int
+    total: int
+    unit: str
+    rest: str  # times, speed and returns
+
+
+def drawings(text: str) -> list[Drawing]:
+    found = DRAWING.findall(text)
+    return [Drawing(title, int(share), int(n), int(total), unit, rest) for title, share, n, total, unit, rest in found]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    for name in ("COLUMNS", "LINES"):  # a narrow terminal's would cut the returns off
+        monkeypatch.delenv(name, raising=False)
+
+
+def model_and_data(**settings):
+    data = counter_data(**settings)
+    return tiny_sac(data.observation_space, data.action_space), data
+
+
+def sum_to(length):
+    return length * (length + 1) / 2  # what an episode of CounterEnv returns
+
+
+def test_a_run_is_one_bar_of_environment_steps_that_ends_with_the_latest_returns(capsys):
+    model, data = model_and_data(num_envs=3, total_env_steps=132, env_steps_per_epoch=60, eval_episodes=3)
+    fit(model, data, make_trainer([EnvStepsProgressBar()], validate=True))
+    out = capsys.readouterr().out
+    first, *_, last = drawings(out)
+    assert first[:5] == ("Training", 0, 0, 132, "env steps")
+    assert last[:5] == ("Training", 100, 132, 132, "env steps")
+    assert {drawing.title for drawing in drawings(out)} == {"Training"}
+    assert out.endswith("\n")
+    # a row is ten batches of three steps, and the last one began at 102
+    steps = [step for env in CounterEnv.stepped()[:3] for step in env.log[102 // 3 :]]
+    train = np.mean([sum_to(step.next_obs[1]) for step in steps if step.terminated or step.truncated])
+    evaluated = [CounterEnv.episode_length(CounterEnv.first_episode(VAL_SEED + i)) for i in range(3)]
+    assert last.rest.endswith(f"return={train:.1f}, eval={np.mean([sum_to(t) for t in evaluated]):.1f}")
+
+
+def test_steps_and_returns_are_drawn_while_the_run_goes_on(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    model, data = model_and_data(num_envs=3, total_env_steps=132, env_steps_per_epoch=60, eval_episodes=40)
+    fit(model, data, make_trainer([EnvStepsProgressBar(refresh_seconds=0)], validate=True, log_every_n_steps=5))
+    drawn = drawings(capsys.readouterr().out)
+    done = [drawing.done for drawing in drawn]
+    assert done == sorted(done)
+    assert len({*done}) > 5
+    assert {*done} <= {0, *range(15, 133, 3)}, "12 random steps, then a batch of one step in each of three"
+    assert any("return=" in drawing.rest and "eval=" not in drawing.rest for drawing in drawn if drawing.done < 72)
+    assert any("return=" in drawing.rest and "eval=" in drawing.rest for drawing in drawn if drawing.done < 132)
+
+
+def test_an_evaluation_is_drawn_without_waiting_for_a_row(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    model, data = model_and_data(env_steps_per_epoch=54, eval_episodes=1)
+    fit(model, data, make_trainer([EnvStepsProgressBar(refresh_seconds=0)], validate=True, log_every_n_steps=1000))
+    assert any("eval=" in drawing.rest for drawing in drawings(capsys.readouterr().out) if drawing.done < 120)
+
+
+def test_the_row_that_ends_a_run_is_drawn_without_an_evaluation(capsys):
+    fit(*model_and_data(), make_trainer([EnvStepsProgressBar()], log_every_n_steps=1000))
+    ends = [(n, s.next_obs[1]) for n, s in enumerate(CounterEnv.stepped()[0].log, 1) if s.terminated or s.truncated]
+    returns = [sum_to(length) for n, length in ends if n - length >= 12]  # those without random steps
+    assert drawings(capsys.readouterr().out)[-1].rest.endswith(f"return={np.mean(returns):.1f}")
+
+
+def test_a_terminal_is_drawn_on_no_more_often_than_refresh_seconds(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    fit(*model_and_data(), make_trainer([EnvStepsProgressBar(refresh_seconds=1e9)]))
+    assert {drawing.done for drawing in drawings(capsys.readouterr().out)} == {0, 120}
+
+
+def test_a_file_is_drawn_on_less_often_whatever_refresh_seconds(capsys):
+    fit(*model_and_data(), make_trainer([EnvStepsProgressBar(refresh_seconds=0)]))
+    assert len(drawings(capsys.readouterr().out)) < 10  # of 108 batches
+
+
+def test_a_resumed_run_starts_at_the_steps_of_the_first(capsys, tmp_path):
+    fit(*model_and_data(total_env_steps=40)).save_checkpoint(tmp_path / "first.ckpt")
+    model, data = model_and_data(total_env_steps=60)
+    make_trainer([EnvStepsProgressBar()]).fit(model, datamodule=data, ckpt_path=tmp_path / "first.ckpt")
+    first, *_, last = drawings(capsys.readouterr().out)
+    assert first[:4] == ("Training", 67, 40, 60)
+    assert last[:4] == ("Training", 100, 60, 60)
+
+
+@pytest.mark.parametrize(
+    ("stage", "title", "done"),
+    [
+        ("validate", "Validating", [0, 10, 13]),  # ten episodes are played at once
+        ("test", "Testing", [0, 10, 20, 23]),
+        ("predict", "Recording", [0, 10, 13]),
+    ],
+)
+def test_evaluation_is_a_bar_of_the_episodes_played(stage, title, done, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    model, data = model_and_data(eval_episodes=13, test_episodes=23)
+    trainer = make_trainer([EnvStepsProgressBar(refresh_seconds=0)], validate=True)
+    getattr(trainer, stage)(model, datamodule=data, **({} if stage == "predict" else {"verbose": False}))
+    out = capsys.readouterr().out
+    drawn = drawings(out)
+    assert list(dict.fromkeys(drawing.done for drawing in drawn)) == done
+    assert {(drawing.title, drawing.total, drawing.unit) for drawing in drawn} == {(title, done[-1], "episodes")}
+    assert out.endswith("\n")
+
+
+def test_a_disabled_bar_draws_nothing_until_it_is_enabled_again(capsys):
+    bar = EnvStepsProgressBar()
+    model, data = model_and_data(eval_episodes=1)
+    trainer = make_trainer([bar], validate=True)
+    bar.disable()
+    fit(model, data, trainer)
+    trainer.validate(model, datamodule=data, verbose=False)
+    trainer.test(model, datamodule=data, verbose=False)
+    trainer.predict(model, datamodule=data)
+    assert capsys.readouterr().out == ""
+    bar.enable()
+    trainer.validate(model, datamodule=data, verbose=False)
+    assert "Validating 100%" in capsys.readouterr().out
+
+
+def test_an_error_closes_the_bar_where_the_run_came_to(capsys):
+    data = ReplayDataModule(
+        "toys:Broken-v0",
+        {"fault": "nan reward", "at": 9},
+        num_envs=2,
+        learning_starts=4,
+        total_env_steps=50,
+        batch_size=4,
+        buffer_size=50,
+    )
+    bar = EnvStepsProgressBar()
+    with pytest.raises(EnvironmentFault):
+        fit(tiny_sac(data.observation_space, data.action_space), data, make_trainer([bar]))
+    out = capsys.readouterr().out
+    assert drawings(out)[-1][:4] == ("Training", 32, 16, 50)  # eight steps of two environments
+    assert out.endswith("\n"), "what is printed next has a line of its own"
