@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from rl_lightning import UsageError
-from rl_lightning.exploration import ActionNoise, epsilon_greedy
+from rl_lightning.algorithms.dqn import epsilon_greedy
+from rl_lightning.exploration import ActionNoise, EpsilonGreedy
 
 DRAWS = 40_000
 
 
-def noise(std=1e-3, final_std=None, schedule="constant", theta=1.0) -> ActionNoise:
-    return ActionNoise(std, final_std, schedule, theta)
+def noise(std=1e-3, final_std=None, schedule="constant", correlation=0.0) -> ActionNoise:
+    return ActionNoise(std, final_std, schedule, correlation)
 
 
 def shares(actions, count=3):
@@ -48,6 +49,40 @@ def test_one_and_two_actions_have_no_action_beyond_them():
     assert set(epsilon_greedy(torch.zeros(200, 2), 1.0).tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.8, 0.8, 0.8, 0.8, 0.8]),
+        ("linear", [0.8, 0.65, 0.5, 0.2, 0.2]),
+        # 0.2 + 0.6 · ½ (1 + cos(π p))
+        ("cosine", [0.8, 0.2 + 0.3 * (1 + math.sqrt(0.5)), 0.5, 0.2, 0.2]),
+    ],
+)
+def test_epsilon_goes_from_its_start_to_its_end_within_its_share_of_the_run(schedule, expected):
+    exploration = EpsilonGreedy(initial_eps=0.8, final_eps=0.2, fraction=0.4, schedule=schedule)
+    epsilons = [exploration.epsilon(progress) for progress in (0.0, 0.1, 0.2, 0.4, 1.0)]
+    assert epsilons == pytest.approx(expected, abs=1e-12)
+
+
+def test_epsilon_may_be_zero_one_and_take_the_whole_run():
+    exploration = EpsilonGreedy(initial_eps=1.0, final_eps=0.0, fraction=1.0)
+    assert [exploration.epsilon(progress) for progress in (0.0, 0.75, 1.0)] == [1.0, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("initial_eps", "final_eps") for value in (-0.1, 1.1, math.nan)),
+        *(("fraction", value) for value in (0.0, -0.1, 1.1, math.nan)),
+        ("schedule", "exponential"),
+    ],
+)
+def test_an_exploration_out_of_range_is_refused_by_name(key, value):
+    with pytest.raises(UsageError, match=f"^exploration.{key}={value!r} is not allowed: ") as caught:
+        EpsilonGreedy(**{key: value})
+    assert "\n" not in str(caught.value)
+
+
 # Noise on actions
 
 
@@ -74,18 +109,30 @@ def test_actions_stay_in_their_bounds():
     assert noise(std=0.0)(torch.tensor([[0.3]]), 0.0).item() == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("theta", [0.15, 0.5])
-def test_correlated_noise_keeps_its_deviation_and_forgets_at_the_rate_theta(theta):
-    make, action = noise(theta=theta), torch.zeros(DRAWS, 1)
+@pytest.mark.parametrize("rho", [0.85, 0.5])
+def test_correlated_noise_keeps_its_deviation_and_each_step_correlates_with_those_before(rho):
+    make, action = noise(correlation=rho), torch.zeros(DRAWS, 1)
     steps = torch.cat([make(action, 0.0) for _ in range(12)], dim=1).double() * 1e3  # n_t, each column one t
     assert steps.std(0).tolist() == pytest.approx([1.0] * 12, rel=5 / (2 * DRAWS) ** 0.5)
     for lag in (1, 2, 5):
         correlation = (steps[:, 3] * steps[:, 3 + lag]).mean().item()
-        assert correlation == pytest.approx((1 - theta) ** lag, abs=5 * 1.5 / DRAWS**0.5)
+        assert correlation == pytest.approx(rho**lag, abs=5 * 1.5 / DRAWS**0.5)
+
+
+def test_correlated_noise_by_hand():
+    torch.manual_seed(1)
+    fresh = [torch.randn(4, 2).double() for _ in range(3)]  # ε_t, [B, A]
+    torch.manual_seed(1)
+    make, action = noise(std=0.1, correlation=0.6), torch.full((4, 2), 0.25)
+    expected = fresh[0]
+    for step in range(3):
+        if step > 0:
+            expected = 0.6 * expected + 0.8 * fresh[step]  # √(1 − 0.6²) = 0.8
+        torch.testing.assert_close(make(action, 0.0).double(), (0.25 + 0.1 * expected).clamp(-1, 1), rtol=0, atol=1e-6)
 
 
 def test_correlated_noise_begins_anew_where_an_episode_has_ended_and_goes_on_elsewhere():
-    make, action = noise(theta=1e-6), torch.zeros(DRAWS, 1)
+    make, action = noise(correlation=1 - 1e-6), torch.zeros(DRAWS, 1)
     before = make(action, 0.0)
     ended = np.arange(DRAWS) % 4 == 0
     make.reset(ended)
@@ -97,7 +144,7 @@ def test_correlated_noise_begins_anew_where_an_episode_has_ended_and_goes_on_els
 
 
 def test_the_noise_of_another_number_of_environments_begins_anew():
-    make = noise(theta=0.1)
+    make = noise(correlation=0.9)
     make.reset(np.array([True]))  # before any
     assert make(torch.zeros(3, 2), 0.0).shape == (3, 2)
     assert make(torch.zeros(5, 2), 0.0).shape == (5, 2)
@@ -124,19 +171,20 @@ def test_a_deviation_of_zero_at_the_end_leaves_the_action_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("key", "settings"),
+    ("key", "value"),
     [
-        ("noise_std", {"std": -0.1}),
-        ("noise_std", {"std": math.nan}),
-        ("noise_final_std", {"final_std": -0.1}),
-        ("noise_final_std", {"final_std": math.nan}),
-        ("noise_theta", {"theta": 0.0}),
-        ("noise_theta", {"theta": 1.1}),
-        ("noise_theta", {"theta": math.nan}),
-        ("noise_schedule", {"schedule": "exponential"}),
+        ("std", -0.1),
+        ("std", math.nan),
+        ("final_std", -0.1),
+        ("final_std", math.nan),
+        ("correlation", -0.1),
+        ("correlation", 1.0),
+        ("correlation", 1.1),
+        ("correlation", math.nan),
+        ("schedule", "exponential"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(key, settings):
-    with pytest.raises(UsageError, match=f"^{key}=.* is not allowed: ") as caught:
-        noise(**settings)
+def test_a_noise_out_of_range_is_refused_by_name(key, value):
+    with pytest.raises(UsageError, match=f"^noise.{key}={value!r} is not allowed: ") as caught:
+        noise(**{key: value})
     assert "\n" not in str(caught.value)
