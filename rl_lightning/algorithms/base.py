@@ -234,6 +234,9 @@ class Algorithm(LightningModule, ABC):
             if isinstance(module, ReturnNormalizer):
                 module.carried = torch.zeros((), device=self.device)
         schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
+        self._follow_clock = [s for s in schedulers.values() if isinstance(s, EnvStepsLR)]
+        for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length
+            follower.follow(self.clock)
         self._steppers: dict[str, Stepper] = {}
         for learned, optimizer in zip(self._learned.values(), _as_list(self.optimizers()), strict=True):
             scheduler = schedulers.get(id(optimizer.optimizer))
@@ -244,7 +247,6 @@ class Algorithm(LightningModule, ABC):
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
                     "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"
                 )
-        self._follow_clock = [s for s in schedulers.values() if isinstance(s, EnvStepsLR)]
         self._hooks = [
             callback.on_gradient_step_end
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
