@@ -42,7 +42,7 @@ from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import Actions, fault_of_actions
-from rl_lightning.types import Episode, Obs, to_device
+from rl_lightning.types import Episode, Obs, State, to_device
 
 __all__ = ["Algorithm", "Gradients", "Metrics", "check_ranges", "grad", "grads"]
 
@@ -97,6 +97,8 @@ class Algorithm(LightningModule, ABC):
         self.gradient_steps, self.clock = 0, Clock(0)
         self.metrics: Metrics = {}
         self._learned: dict[str, Learned] = {}
+        self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
+        self._processes = 1
         self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._interaction = EnvironmentInteraction()
         self._episodes = EpisodeStatistics()
@@ -176,13 +178,10 @@ class Algorithm(LightningModule, ABC):
         """
         if self.polyak_averaging is None:
             self.polyak_averaging = PolyakAveraging(tau, target_update_interval)
-        one = (self.polyak_averaging.tau, self.polyak_averaging.target_update_interval)
-        require(
-            (tau, target_update_interval) == one,
-            "tau, target_update_interval",
-            (tau, target_update_interval),
-            (f"one callback moves all targets of a learner; give {one} here too"),
-        )
+        pace, own = (tau, target_update_interval), self.polyak_averaging
+        all_others = (own.tau, own.target_update_interval)
+        advice = f"one callback moves all targets of a learner; give {all_others} here too"
+        require(pace == all_others, "tau, target_update_interval", pace, advice)
         target = deepcopy(network).requires_grad_(False)
         self._targets.append((network, target))
         return target
@@ -217,7 +216,7 @@ class Algorithm(LightningModule, ABC):
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_data(data)
-        self.clock = data.clock
+        self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
         self._compute = compiled_or_eager(self._detached) if self.compile_gradients else self._detached
@@ -242,7 +241,8 @@ class Algorithm(LightningModule, ABC):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
-            if self.gradient_steps and scheduler and all(group["lr"] == 0.0 for group in optimizer.param_groups):
+            counts = scheduler is not None and not isinstance(scheduler, EnvStepsLR)
+            if counts and self.gradient_steps and all(group["lr"] == 0.0 for group in optimizer.param_groups):
                 rank_zero_warn(
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
                     "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"
@@ -279,7 +279,7 @@ class Algorithm(LightningModule, ABC):
 
     def mean_over_processes(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The mean of each tensor over all processes, in one exchange."""
-        if self.trainer.world_size == 1:
+        if self._processes == 1:
             return tensors
         mean = self.trainer.strategy.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean")
         assert isinstance(mean, Tensor)
@@ -288,7 +288,7 @@ class Algorithm(LightningModule, ABC):
 
     def gather(self, tensor: Tensor) -> Tensor:
         """A tensor [...] of this process to those of all processes, [processes, ...]."""
-        if self.trainer.world_size == 1:
+        if self._processes == 1:
             return tensor.unsqueeze(0)
         gathered = self.all_gather(tensor)
         assert isinstance(gathered, Tensor)

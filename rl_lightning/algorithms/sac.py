@@ -104,13 +104,13 @@ class SAC(Algorithm):
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
 
         value_loss = self.value_loss(value, min_q, log_prob)
-        target_q = self.target_q(batch)  # [B]
-        q_loss = twin_q_loss(q1, q2, target_q, batch.weight)
+        q_hat = self.q_hat(batch)  # [B]
+        q_loss = twin_q_loss(q1, q2, q_hat, batch.weight)
         policy_loss = reported = self.policy_loss(min_q, log_prob)
         if self.policy_gradient == "likelihood_ratio":
             policy_loss = self.likelihood_ratio_loss(batch.obs, u, min_q, log_prob, value)
 
-        td_error = mean_td_error(q1, q2, target_q)  # [B]
+        td_error = mean_td_error(q1, q2, q_hat)  # [B]
         metrics = {
             "train/value_loss": value_loss,
             "train/q_loss": q_loss,
@@ -131,7 +131,7 @@ class SAC(Algorithm):
         """J_V(ψ), Eq. 5 (lecture: 6): V_ψ(s) towards min Q(s, a) − α log π(a|s)."""
         return half_squared_error(value, soft_value(min_q, log_prob, self.ent_coef).detach())
 
-    def target_q(self, batch: Transition) -> Tensor:
+    def q_hat(self, batch: Transition) -> Tensor:
         """Q̂ = r + γ V_ψ̄(s'), Eq. 8: what J_Q(θ1) and J_Q(θ2), Eq. 7, draw both Q to; [B]."""
         next_v = self.target_value(batch.next_obs)  # [B]
         return td_target(self.reward_scale * batch.reward, batch.terminated, next_v, batch.discount)  # [B]
