@@ -59,7 +59,8 @@ def test_the_q_loss_and_its_gradient_are_those_worked_out_by_hand(terminated, ta
     # Q = [1 + 1, −2 − 0.5]; weights 1 and 3
     e1, e2 = 2 - targets[0], -2.5 - targets[1]
     assert found.metrics["train/q_loss"].item() == approx((1 * 0.5 * e1**2 + 3 * 0.5 * e2**2) / 2)
-    assert found.td_error.tolist() == approx([abs(e1), abs(e2)])  # without the weights
+    td_error = [abs(e1), abs(e2)]  # without the weights
+    assert found.metrics["train/td_error"].tolist() == found.td_error.tolist() == approx(td_error)
     assert found.metrics["train/q_mean"].item() == approx(-0.25)
     weight, bias = (gradient.flatten().tolist() for gradient in found.of["q"])
     assert weight == approx([(e1 * 1 + 3 * e2 * -2) / 2, (e1 * 0.5 + 3 * e2 * -0.25) / 2])

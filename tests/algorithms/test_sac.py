@@ -72,7 +72,8 @@ def test_the_q_loss_and_its_gradient_are_those_worked_out_by_hand():
     # errors [−3, 5.75]
     q_loss = (0.5 * 1.5**2 + 0.5 * 0.5**2) / 2 + (0.5 * 3**2 + 0.5 * 5.75**2) / 2
     assert found.metrics["train/q_loss"].item() == approx(q_loss)
-    assert found.td_error.tolist() == approx([(1.5 + 3) / 2, (0.5 + 5.75) / 2])
+    td_error = [(1.5 + 3) / 2, (0.5 + 5.75) / 2]
+    assert found.metrics["train/td_error"].tolist() == found.td_error.tolist() == approx(td_error)
     # ½ Σ error · (s, a, 1)
     w1, b1, w2, b2 = (gradient.flatten().tolist() for gradient in found.of["q"])
     assert w1 == approx([(-1.5 * 1 + 0.5 * -2) / 2, (-1.5 * 0.5 + 0.5 * -0.25) / 2])

@@ -99,7 +99,8 @@ def test_the_q_loss_and_its_gradient_are_those_worked_out_by_hand(terminated, en
     (e11, e12), (e21, e22) = [2 - target[0], -2.5 - target[1]], [0.5 - target[0], 2.75 - target[1]]
     q_loss = (0.5 * e11**2 + 3 * 0.5 * e12**2) / 2 + (0.5 * e21**2 + 3 * 0.5 * e22**2) / 2
     assert found.metrics["train/q_loss"].item() == approx(q_loss)
-    assert found.td_error.tolist() == approx([(abs(e11) + abs(e21)) / 2, (abs(e12) + abs(e22)) / 2])
+    td_error = [(abs(e11) + abs(e21)) / 2, (abs(e12) + abs(e22)) / 2]
+    assert found.metrics["train/td_error"].tolist() == found.td_error.tolist() == approx(td_error)
     w1, b1, w2, b2 = (gradient.flatten().tolist() for gradient in found.of["q"])
     assert w1 == approx([(e11 * 1 + 3 * e12 * -2) / 2, (e11 * 0.5 + 3 * e12 * -0.25) / 2])
     assert b1 == approx([(e11 + 3 * e12) / 2])
