@@ -55,6 +55,7 @@ class Learned(NamedTuple):
         parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
         try:
             optimizer = self.optimizer(self.network.parameters())
+            setting = f"{self.name}_scheduler"
             scheduler = self.scheduler(optimizer) if self.scheduler else None
         except (ValueError, TypeError) as error:
             raise UsageError(

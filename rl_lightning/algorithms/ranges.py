@@ -19,8 +19,6 @@ RANGES: dict[str, Range] = {
     "gamma": UNIT,
     "gae_lambda": UNIT,
     "ent_coef": NOT_NEGATIVE,
-    "initial_ent_coef": POSITIVE_OR_NONE,
-    "temperature": POSITIVE,
     "reward_scale": POSITIVE,
     "policy_delay": AT_LEAST_ONE,
     "target_policy_noise": NOT_NEGATIVE,
