@@ -60,14 +60,14 @@ def soft_maximum(q: Tensor, ent_coef: float) -> Tensor:
     return ent_coef * torch.logsumexp(q / ent_coef, dim=-1)
 
 
-def twin_q_loss(q1: Tensor, q2: Tensor, target_q: Tensor, weight: Tensor) -> Tensor:
+def twin_q_loss(q1: Tensor, q2: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """J_Q(θ1) + J_Q(θ2), both towards one target. All [B]; returns a scalar."""
-    return half_squared_error(q1, target_q, weight) + half_squared_error(q2, target_q, weight)
+    return half_squared_error(q1, target, weight) + half_squared_error(q2, target, weight)
 
 
-def mean_td_error(q1: Tensor, q2: Tensor, target_q: Tensor) -> Tensor:
+def mean_td_error(q1: Tensor, q2: Tensor, target: Tensor) -> Tensor:
     """½ (|Q1 − Q̂| + |Q2 − Q̂|), of which priorities are made. All [B]; returns [B]."""
-    return 0.5 * ((q1 - target_q).abs() + (q2 - target_q).abs())
+    return 0.5 * ((q1 - target).abs() + (q2 - target).abs())
 
 
 def soft_value(q: Tensor, log_prob: Tensor, ent_coef: Tensor | float) -> Tensor:

@@ -329,17 +329,13 @@ OUT_OF_RANGE = {
     ranges.NOT_NEGATIVE: (-0.1, math.inf, math.nan),
     ranges.AT_LEAST_ONE: (0, -1),
     ranges.POSITIVE_OR_NONE: (0.0, -1.0, math.nan),
+    ranges.AT_LEAST_ONE_OR_NONE: (0, -1),
 }
 REFUSED = {
-    **{name: OUT_OF_RANGE[allowed] for name, allowed in ranges.RANGES.items()},
+    **{name: OUT_OF_RANGE.get(allowed, ("none of the words",)) for name, allowed in ranges.RANGES.items()},
     "tau": (0.0, 1.1, math.nan),
     "target_update_interval": (0, -1),
-    "batch_size": (0, -1),
     "target_entropy": (math.nan, math.inf),
-    "policy_gradient": ("other",),
-    "loss": ("other",),
-    "update": ("other",),
-    "clip_range_schedule": ("other",),
 }
 FREE = {"log_std_init"}  # any number
 
