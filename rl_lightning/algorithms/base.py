@@ -212,6 +212,7 @@ class Algorithm(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        self._check_parts()
         check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -220,6 +221,12 @@ class Algorithm(LightningModule, ABC):
         if stage == "fit":
             self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
         self._compute = compiled_or_eager(self._detached) if self.compile_gradients else self._detached
+
+    def _check_parts(self) -> None:
+        # without `learn` nothing is ever gathered, and a run goes on for ever
+        for part in ("act", "learn", "gradients"):
+            if getattr(type(self), part, None) is getattr(Algorithm, part, None):
+                raise UsageError(f"{type(self).__name__} has no {part}: define it, as docs/extending.md shows")
 
     def on_fit_start(self) -> None:
         """Policies that learn from what they have done do so in the mode that they act in."""
@@ -241,11 +248,10 @@ class Algorithm(LightningModule, ABC):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
-            counts = scheduler is not None and not isinstance(scheduler, EnvStepsLR)
-            if counts and self.gradient_steps and all(group["lr"] == 0.0 for group in optimizer.param_groups):
+            if self.gradient_steps and scheduler and all(group["lr"] == 0.0 for group in optimizer.param_groups):
                 rank_zero_warn(
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
-                    "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"
+                    "learns no more: make it longer, or give an EnvStepsLR over the whole run"
                 )
         self._hooks = [
             callback.on_gradient_step_end

@@ -2,11 +2,12 @@
 
 from functools import partial
 
+import pytest
 import torch
 from torch.optim import Adam
 from toys import TINY, fit, make_trainer
 
-from rl_lightning import Rollout, RolloutDataModule
+from rl_lightning import Rollout, RolloutDataModule, UsageError
 from rl_lightning.algorithms.base import Algorithm, Gradients, grad
 from rl_lightning.networks import CategoricalPolicy
 from rl_lightning.networks.distributions import Categorical
@@ -58,3 +59,11 @@ def test_a_learner_of_ones_own_learns_is_evaluated_saved_and_loaded(tmp_path):
     assert make_trainer().test(other, bandit(), verbose=False)[0]["test/return_mean"] == 1.0
     obs = torch.arange(3)
     assert torch.equal(other.act(obs, deterministic=True), obs)
+
+
+@pytest.mark.parametrize("part", ["act", "learn", "gradients"])
+def test_a_learner_that_forgets_a_part_is_refused_by_the_name_of_the_part(part):
+    forgetful = type("Forgetful", (PolicyGradient,), {part: getattr(Algorithm, part, None)})
+    data = bandit()
+    with pytest.raises(UsageError, match=f"^Forgetful has no {part}: define it"):
+        fit(forgetful(data.observation_space, data.action_space), data)

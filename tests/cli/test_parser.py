@@ -170,7 +170,7 @@ def config(tmp_path):
         ),
         (
             "--trainer.callbacks.patience=3",
-            "--trainer.callbacks.patience is not a setting of every Callback: "
+            "--trainer.callbacks.patience has no Callback to be a setting of: "
             "choose one first, e.g. --trainer.callbacks=CLASS or class_path in a config file",
         ),
         # flags without a value, values without a flag
@@ -216,7 +216,7 @@ def test_of_two_stray_values_the_first_is_named(refusal):
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
         (
             ["fit", "--model.gamma=1"],
-            "--model.gamma is not a setting of every Algorithm: "
+            "--model.gamma has no Algorithm to be a setting of: "
             "choose one first, e.g. --model=SAC or class_path in a config file",
         ),
         (
