@@ -212,7 +212,8 @@ class Algorithm(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
-        self._check_parts()
+        if not hasattr(self, "gradients"):
+            raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
         check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -221,12 +222,6 @@ class Algorithm(LightningModule, ABC):
         if stage == "fit":
             self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
         self._compute = compiled_or_eager(self._detached) if self.compile_gradients else self._detached
-
-    def _check_parts(self) -> None:
-        # without `learn` nothing is ever gathered, and a run goes on for ever
-        for part in ("act", "learn", "gradients"):
-            if getattr(type(self), part, None) is getattr(Algorithm, part, None):
-                raise UsageError(f"{type(self).__name__} has no {part}: define it, as docs/extending.md shows")
 
     def on_fit_start(self) -> None:
         """Policies that learn from what they have done do so in the mode that they act in."""
