@@ -3,12 +3,14 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -54,6 +56,15 @@ def test_help_lists_under_each_learner_and_datamodule_the_settings_that_the_conf
         for part in (config["model"], config["data"]):
             assert sorted(part["init_args"]) == sorted(listed[part["class_path"].split(".")[-1]])
     assert any(section.startswith("ReplayDataModule (for DDPG, DQN,") for section in sections)
+
+
+def test_help_lists_init_from_among_the_programs_own_options_and_of_no_learner(capsys):
+    for subcommand in ("fit", "test"):
+        with pytest.raises(SystemExit):
+            main([subcommand, "--help"])
+        out = capsys.readouterr().out
+        assert re.search(r"^  --init_from INIT_FROM\s+A checkpoint \(file or URL\) whose networks to start", out, re.M)
+        assert len(re.findall(r"\binit_from\b", out)) == 1
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +137,9 @@ def test_the_best_checkpoint_is_that_of_the_highest_evaluation(finished_run: tup
     folder, _ = finished_run
     best = max((float(r["val/return_mean"]), float(r["env_steps"])) for r in rows(folder) if "val/return_mean" in r)
     saved = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
-    assert saved["callbacks"]["EnvironmentInteraction"]["env_steps"] == best[1]
+    assert saved["rl_lightning"]["env_steps"] == best[1]
     last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    assert last["callbacks"]["EnvironmentInteraction"]["env_steps"] == 450
+    assert last["rl_lightning"]["env_steps"] == 450
 
 
 def test_the_report_ends_with_commands_that_work(
@@ -210,11 +221,11 @@ def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(
     evaluated = [float(row["val/return_mean"]) for row in rows(folder) if "val/return_mean" in row]
     assert len(evaluated) == 5
     reached = {
-        name: torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["callbacks"]["EnvironmentInteraction"]
+        name: torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["rl_lightning"]["env_steps"]
         for name in ("best", "last")
     }
-    assert reached["last"]["env_steps"] == 1280
-    assert reached["best"]["env_steps"] == 256 * (1 + evaluated.index(max(evaluated)))
+    assert reached["last"] == 1280
+    assert reached["best"] == 256 * (1 + evaluated.index(max(evaluated)))
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
@@ -287,6 +298,108 @@ def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed
     monkeypatch.chdir("elsewhere")
     line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, f"--ckpt_path={best}")
     assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as init_from"
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, weights_only=True)
+
+
+AT_REST = [f"--model.{network}_optimizer.init_args.lr=0" for network in ("value", "q", "policy")]
+
+
+@pytest.mark.parametrize("way", ["--init_from=", "--model.init_from=", "--init_from ", "config"])
+def test_a_run_starts_from_the_networks_of_another_with_everything_else_fresh(
+    finished_run: tuple[Path, str], way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = finished_run[0] / "checkpoints/last.ckpt"
+    monkeypatch.chdir(tmp_path)
+    if way == "config":
+        Path("more.yaml").write_text(f"init_from: {last}")
+        main(["fit", "-c", PENDULUM, "-c", "more.yaml", *SHORT, *AT_REST])
+    else:
+        main(["fit", "-c", PENDULUM, *SHORT, *AT_REST, *f"{way}{last}".split()])
+    [folder] = tmp_path.glob("runs/*/*")
+    old, new = state_of(last), state_of(folder / "checkpoints/last.ckpt")
+    for name, value in old["state_dict"].items():
+        if not name.startswith("target"):  # which follows even a network at rest
+            assert torch.equal(value, new["state_dict"][name])
+    assert new["rl_lightning"]["env_steps"] == 220
+    assert new["rl_lightning"]["gradient_steps"] == 20
+    assert len(new["ReplayDataModule"]["buffer"]["storage"]["reward"]) == 220
+    assert {state["step"].item() for each in new["optimizer_states"] for state in each["state"].values()} == {20}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["init_from"] == str(last)
+
+
+def test_a_resumed_run_needs_no_more_what_it_started_from(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(finished_run[0] / "checkpoints/last.ckpt", "start.ckpt")
+    main(["fit", "-c", PENDULUM, *SHORT, "--init_from=start.ckpt"])
+    Path("start.ckpt").unlink()
+    [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", capsys.readouterr().out, re.MULTILINE)
+    main([*resume.split(), "--data.total_env_steps=240"])
+    assert "after 240 environment steps" in capsys.readouterr().out
+
+
+def shown_metrics(out: str) -> dict[str, str]:
+    return dict(re.findall(r"(test/\w+)\s+│\s+(-?[\d.]+)", out))
+
+
+def test_evaluation_takes_the_networks_of_init_from_as_those_of_ckpt_path_and_fresh_ones_without_either(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = finished_run[0] / "checkpoints/last.ckpt"
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    for flags in ([f"--ckpt_path={last}"], [f"--init_from={last}"], []):
+        main(["test", "-c", PENDULUM, *SMALL, *flags])
+        shown.append(shown_metrics(capsys.readouterr().out))
+    assert shown[0].keys() == {"test/return_mean", "test/return_std", "test/episode_length_mean"}
+    assert shown[0] == shown[1]
+    assert shown[2].keys() == shown[0].keys()
+    assert shown[2] != shown[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_of_another_shape_are_refused_before_a_folder_exists(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = finished_run[0] / "checkpoints/last.ckpt"
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, "--model.network.hidden_sizes=[9]", f"--init_from={last}")
+    assert line.startswith(f"error: init_from={str(last)!r} holds other networks than this run's: give the network it ")
+    acrobot = str(ROOT / "configs/dqn/acrobot.yaml")
+    line = refusal(capsys, "fit", "-c", acrobot, f"--init_from={last}")
+    assert line == (
+        f"error: checkpoint {str(last)!r} is of algorithm SAC, this run has DQN: give a checkpoint of the same, or "
+        "change env_id or model"
+    )
+
+
+def test_ppo_learns_on_when_it_goes_on_by_the_command_that_fit_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["total_env_steps=2048", "env_steps_per_epoch=1024", "eval_episodes=1", "test_episodes=2"]
+    flags = [*(f"--data.{setting}" for setting in short), "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    main(["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), *flags, "--model.compile=false"])
+    out = capsys.readouterr().out
+    assert "after 2,048 environment steps" in out
+    [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", out, re.MULTILINE)
+    main(shlex.split(resume))
+    assert "after 4,096 environment steps" in capsys.readouterr().out
+    one, two = sorted((state_of(path) for path in tmp_path.glob("runs/*/*/checkpoints/last.ckpt")), key=steps_of)
+    assert [steps_of(one), steps_of(two)] == [2048, 4096]
+    for state, total in ((one, 2048), (two, 4096)):  # the rates of the last batch, of 256 steps
+        rates = [group["lr"] for each in state["optimizer_states"] for group in each["param_groups"]]
+        assert rates == pytest.approx([1e-3 * 256 / total] * 2)
+    for name, value in one["state_dict"].items():
+        assert not torch.equal(value, two["state_dict"][name]), name
+
+
+def steps_of(state: dict[str, Any]) -> int:
+    return state["rl_lightning"]["env_steps"]
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
@@ -363,12 +476,16 @@ BAD_INPUT = [
     (["--data.num_envs=two"], ["num_envs", "two", "int"]),
     (["--trainer.precision=16-mixed"], ["trainer.precision='16-mixed'", "bf16-mixed"]),
     (["--trainer.logger.init_args.offline=false"], ["offline=False", "wandb login"]),
-    (["--model.init_from=nowhere.ckpt"], ["nowhere.ckpt", "does not exist"]),
+    (["--init_from=nowhere.ckpt"], ["checkpoint 'nowhere.ckpt' does not exist: give a file"]),
+    (["--model.init_from=nowhere.ckpt"], ["checkpoint 'nowhere.ckpt' does not exist: give a file"]),
+    (["--model.init_from", "nowhere.ckpt"], ["checkpoint 'nowhere.ckpt' does not exist: give a file"]),
+    (["--init_from"], ["--init_from has no value"]),
+    (["--init_form=nowhere.ckpt"], ["did you mean --init_from?"]),
     (["--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt", "does not exist"]),
 ]
 
 
-@pytest.mark.parametrize(("flags", "fragments"), BAD_INPUT, ids=[flags[0] for flags, _ in BAD_INPUT])
+@pytest.mark.parametrize(("flags", "fragments"), BAD_INPUT, ids=[" ".join(flags) for flags, _ in BAD_INPUT])
 def test_bad_input_is_refused_with_one_line_before_a_folder_exists(
     flags: list[str],
     fragments: list[str],
@@ -505,7 +622,7 @@ def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_c
         "error: environment 0 (Fragile-v0) at its step 180 raised OSError: sensor lost"
     )
     [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
-    assert torch.load(last, weights_only=True)["callbacks"]["EnvironmentInteraction"]["env_steps"] == 300
+    assert torch.load(last, weights_only=True)["rl_lightning"]["env_steps"] == 300
 
 
 def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
@@ -524,7 +641,7 @@ def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    steps = torch.load(found[0], weights_only=True)["callbacks"]["EnvironmentInteraction"]["env_steps"]
+    steps = torch.load(found[0], weights_only=True)["rl_lightning"]["env_steps"]
     resumed = subprocess.run(
         [*command, *pace, f"--ckpt_path={found[0]}", f"--data.total_env_steps={steps + 60}"],
         cwd=tmp_path,

@@ -215,9 +215,21 @@ def test_of_two_stray_values_the_first_is_named(refusal):
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
         (
-            ["fit", "--model.gamma=1"],
+            ["fit", "--model.gamma=1"],  # of every learner
             "--model.gamma has no Algorithm to be a setting of: "
             "choose one first, e.g. --model=SAC or class_path in a config file",
+        ),
+        (
+            ["fit", "--model.tau=1"],
+            "--model.tau has no Algorithm to be a setting of: "
+            "choose one first, e.g. --model=SAC or class_path in a config file",
+        ),
+        *(
+            (
+                ["fit", f"--model={base}"],
+                f"model='{base}' is not allowed: give an Algorithm by its name, or path like package.module.Class",
+            )
+            for base in ("Algorithm", "rl_lightning.Algorithm")  # which has no policy
         ),
         (
             ["test", "--trainer.max_epoch=1"],
