@@ -394,14 +394,6 @@ def test_stochastic_actions_have_the_policys_mean_and_standard_deviation():
     assert u.std().item() == pytest.approx(sigma, rel=5 / (2 * 40_000) ** 0.5)
 
 
-def test_the_target_starts_as_a_copy_of_its_own_storage():
-    sac = tiny_sac(OBS, ACTION)
-    for online, target in zip(sac.value.parameters(), sac.target_value.parameters(), strict=True):
-        assert torch.equal(online, target)
-        assert online.data_ptr() != target.data_ptr()
-    assert not any(torch.equal(a, b) for a, b in zip(sac.q.q1.parameters(), sac.q.q2.parameters(), strict=True))
-
-
 # Spaces and networks
 
 

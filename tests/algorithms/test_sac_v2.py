@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 from torch.optim import SGD, Adam
 from toys import LINEAR, TINY, fit, noise_data
 
-from rl_lightning import ActionNoise, ReplayDataModule, SACv2, Transition
+from rl_lightning import ActionNoise, ReplayDataModule, SACv2, Transition, UsageError
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Box(-1.0, 1.0, (1,), np.float32)
@@ -217,6 +217,13 @@ def test_learning_holds_the_entropy_at_its_target():
     assert np.mean(entropies[-200:]) == pytest.approx(-1.0, abs=0.1)
     # for the reward −(a − s)² the best π is N(s, α/2), of entropy ½ log(π e α) where the bounds are far: −1 at e⁻³/π
     assert 0.5 < model.temperature().item() / (math.exp(-3) / math.pi) < 2.0
+
+
+@pytest.mark.parametrize("ent_coef", [0.0, -0.5])
+def test_no_temperature_is_refused_since_its_logarithm_is_what_is_learned(ent_coef):
+    with pytest.raises(UsageError, match=f"^ent_coef={ent_coef} is not allowed: ") as caught:
+        linear_sac(ent_coef=ent_coef)
+    assert "\n" not in str(caught.value)
 
 
 # Acting
