@@ -229,23 +229,6 @@ def test_every_epoch_uses_each_sample_exactly_once_in_an_order_of_its_own():
     assert len(rollouts) == 63
 
 
-def test_fields_of_a_sample_stay_together_when_shuffled():
-    data = RolloutDataModule("toys:Counter-v0", num_envs=3, rollout_steps=7, total_env_steps=21)
-    model = PPO(data.observation_space, data.action_space, network=TINY, compile=False)
-    whole, seen = [], []
-    with_advantages, gradients = model.with_advantages, model.gradients
-    model.with_advantages = lambda batch: whole.append(with_advantages(batch)) or whole[-1]
-    model.gradients = lambda batch, clip_range: seen.append(batch) or gradients(batch, clip_range)
-    model.batch_size, model.n_epochs = 7, 2
-    fit(model, data)
-    rows = {tuple(obs.tolist()): fields for obs, *fields in zip(*whole[0], strict=True)}
-    assert len(seen) == 6
-    for batch in seen:
-        for obs, *fields in zip(*batch, strict=True):
-            for got, expected in zip(fields, rows[tuple(obs.tolist())], strict=True):
-                assert torch.equal(got, expected)
-
-
 def test_without_a_batch_size_an_epoch_is_one_minibatch():
     data = RolloutDataModule("toys:Spaces-v0", num_envs=3, rollout_steps=7, total_env_steps=42)
     _, seen = train(data, n_epochs=3, batch_size=None)
