@@ -3,11 +3,18 @@ from functools import partial
 import gymnasium as gym
 import pytest
 import torch
+from short_runs import ppo, sac, weights
 
 from rl_lightning import A2C, MLP, Rollout
 from rl_lightning.fast.compilation import compiled_or_eager
 
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # compiling has nothing to say
 OBS, ACTION = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)
+
+
+@pytest.fixture(autouse=True)
+def _every_warning_anew(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.utils, "warn_once_cache", set())
 
 
 def learner(activation="tanh", **settings):
@@ -67,3 +74,14 @@ def test_parameters_that_have_moved_are_the_ones_differentiated():
     assert_same(compiled, model, rollout())
     model.load_state_dict(learner().state_dict(), assign=True)  # other tensors, as loading may bring
     assert_same(compiled, model, rollout())
+
+
+@pytest.mark.parametrize("make", [ppo, sac])
+def test_a_compiled_run_comes_to_the_weights_of_one_without_tricks(make, plain_ways):
+    # compiled code draws other numbers otherwise
+    with torch._inductor.config.patch(fallback_random=True):
+        expected = weights(make, compile=True)
+    with plain_ways():
+        actual = weights(make, compile=True)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
