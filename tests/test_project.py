@@ -1,0 +1,36 @@
+"""What the project says about itself is the same everywhere."""
+
+import tomllib
+from importlib.metadata import metadata, requires
+from pathlib import Path
+
+import torch
+import yaml
+from packaging.requirements import Requirement
+
+import rl_lightning
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_package_citation_and_code_have_one_version_and_one_license():
+    installed = metadata("rl_lightning")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert installed["Version"] == citation["version"] == rl_lightning.__version__
+    assert installed["License-Expression"] == citation["license"] == "Apache-2.0"
+    assert installed.get_all("License-File") == ["LICENSE"]
+    assert "Copyright 2026 The rl_lightning authors" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_version_is_not_written_a_second_time_for_packaging():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]
+
+
+def test_torch_is_allowed_up_to_the_minor_version_that_the_tests_run_with():
+    [allowed] = [r.specifier for r in map(Requirement, requires("rl_lightning")) if r.name == "torch"]
+    major, minor = map(int, torch.__version__.split(".")[:2])
+    assert torch.__version__ in allowed
+    assert f"{major}.{minor + 1}.0" not in allowed
+    assert f"torch=={torch.__version__.split('+')[0]}" in (ROOT / "constraints.txt").read_text().split()
