@@ -1,9 +1,11 @@
 """What the project says about itself is the same everywhere."""
 
 import tomllib
+import warnings
 from importlib.metadata import metadata, requires
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
@@ -34,3 +36,14 @@ def test_torch_is_allowed_up_to_the_minor_version_that_the_tests_run_with():
     assert torch.__version__ in allowed
     assert f"{major}.{minor + 1}.0" not in allowed
     assert f"torch=={torch.__version__.split('+')[0]}" in (ROOT / "constraints.txt").read_text().split()
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_a_deprecated_call_of_ours_is_an_error_and_one_of_others_is_not_shown(kind):
+    for ours in ["rl_lightning", "rl_lightning.algorithms.sac", "benchmarks.speed", "test_sac", "toys", "conftest"]:
+        with pytest.raises(kind, match="gone in the next version"):
+            warnings.warn_explicit("gone in the next version", kind, "some.py", 1, module=ours)
+    with warnings.catch_warnings(record=True) as shown:
+        for theirs in ["torch.optim.adam", "lightning.pytorch", "linear_operator"]:
+            warnings.warn_explicit("gone in the next version", kind, "some.py", 1, module=theirs)
+    assert not shown
