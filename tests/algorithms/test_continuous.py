@@ -199,4 +199,4 @@ def test_sac_discounts_with_the_batch_too():
         torch.nn.init.constant_(model.target_value.body[-1].bias, 3.0)
         obs = torch.randn(2, 3)
         batch = one_step(obs, torch.zeros(2, 2), torch.ones(2), obs, torch.tensor([False, True]), gamma)
-        assert model.target_q(batch).tolist() == [expected, 1.0]
+        assert model.q_hat(batch).tolist() == [expected, 1.0]
