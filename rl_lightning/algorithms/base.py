@@ -262,10 +262,13 @@ class Algorithm(LightningModule, ABC):
 
     def compute_gradients(self, *batch: Any) -> Gradients:
         """`gradients`, as one compiled graph unless `compile` is off, without the graph that they were found by."""
-        return self._compute(*batch)
+        metrics, of, td_error, approx_kl = self._compute(*batch)
+        return Gradients(of, metrics, td_error, approx_kl)
 
-    def _detached(self, *batch: Any) -> Gradients:
-        return self.gradients(*batch).detach()
+    def _detached(self, *batch: Any) -> tuple[Any, ...]:
+        # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
+        found = self.gradients(*batch).detach()
+        return found.metrics, found.of, found.td_error, found.approx_kl
 
     def step(self, name: str, found: Gradients) -> None:
         """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
