@@ -5,19 +5,20 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 
 .PHONY: train test check bench clean
+.NOTPARALLEL:  # two pips must not write one environment at once
 
-train: $(VENV)/.installed
+train: $(VENV)/.train
 	$(BIN)/rl-lightning fit -c configs/sac/pendulum.yaml
 
-test: $(VENV)/.installed
+test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
-check: $(VENV)/.installed
+check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.on_policy
 	$(BIN)/python -m benchmarks.off_policy
@@ -26,8 +27,15 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 # torch comes first and pinned: asked for loosely, pip may take a build with gigabytes of CUDA packages
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --editable '.[atari,mujoco,dev,bench]'
+	touch $@
+
+# What each target installs beside the package; __init__.py has the version
+$(VENV)/.check: EXTRAS = [dev]
+$(VENV)/.test: EXTRAS = [atari,mujoco,dev,bench]
+$(VENV)/.bench: EXTRAS = [mujoco,bench]
+$(VENV)/.train $(VENV)/.check $(VENV)/.test $(VENV)/.bench: $(VENV)/.torch pyproject.toml rl_lightning/__init__.py
+	$(BIN)/python -m pip install --quiet --editable '.$(EXTRAS)'
 	touch $@

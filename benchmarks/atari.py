@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.report import describe_machine, markdown_table, publish, run_fresh, summarize
 from benchmarks.throughput import Marks, SB3Clock, fit, rate
-from rl_lightning import DQN, MLP, ReplayDataModule
+from rl_lightning import DQN, MLP, EpsilonGreedy, ReplayDataModule
 
 BUFFER_SIZE = 100_000
 BATCH_SIZE, TRAIN_FREQ, REPLAY_RATIO = 32, 4, 0.25
@@ -76,7 +76,7 @@ def run_ours(length: Length) -> Result:
         target_update_interval=250,
         loss="huber",
         max_grad_norm=10.0,
-        exploration_final_eps=0.01,
+        exploration=partial(EpsilonGreedy, final_eps=0.01),
         network=partial(MLP, hidden_sizes=()),
     )
     return Result(fit(model, data), data.buffer.nbytes)

@@ -8,7 +8,7 @@ The tasks are those of `benchmarks.off_policy`, and `sac`, which is Algorithm 4'
 inner function. What no wrapper saw is "the rest": Lightning, its loops and logger, our callbacks, the progress bar, and
 moving data between numpy and torch.
 
-    gradients    the learner's `gradients` as compiled, with the guards that torch checks on each call
+    gradients    the learner's `compute_gradients`: compiled, with the guards that torch checks on each call
     optimizers   `FusedAdam.step` of every optimizer
     target       the update of the target networks
     environment  the environment that `gymnasium.make` returns: physics, and Gymnasium's time limit and order checks
@@ -37,7 +37,7 @@ from benchmarks.halfcheetah import LEARNING_STARTS, run_ours
 from benchmarks.off_policy import TASKS, make_ours
 from benchmarks.report import describe_machine, markdown_table, publish, summarize
 from benchmarks.throughput import fit
-from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging
+from rl_lightning import Algorithm, PolyakAveraging
 
 NEEDED = ("gradients", "optimizers", "target", "environment", "policy")  # whoever wrote the loop would pay these
 OVERHEAD = ("sampling", "adding", "vector env", "the rest")
@@ -88,10 +88,9 @@ class StepProfiler(Callback):
         return {part: ns / 1e3 / self.env_steps for part, ns in {**self.measured, OVERHEAD[-1]: rest}.items()}
 
     def _wrap_all(self, trainer: Any, model: Algorithm) -> None:
-        interaction = next(c for c in trainer.callbacks if isinstance(c, EnvironmentInteraction))
         averaging = next(c for c in trainer.callbacks if isinstance(c, PolyakAveraging))
-        envs: Any = interaction._envs
-        self._wrap(model, "_gradients", "gradients")
+        envs = trainer.datamodule.collector._envs
+        self._wrap(model, "compute_gradients", "gradients")
         for optimizer in trainer.optimizers:
             self._wrap(optimizer, "step", "optimizers")
         self._wrap(averaging, "on_gradient_step_end", "target")
@@ -137,13 +136,13 @@ class ProductRecorder(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Algorithm, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """Watch the gradients."""
-        gradients, mode = pl_module._gradients, _Products(self.products)
+        compute, mode = pl_module.compute_gradients, _Products(self.products)
 
-        def watched(minibatch: Any) -> Any:
+        def watched(*minibatch: Any) -> Any:
             with mode:
-                return gradients(minibatch)
+                return compute(*minibatch)
 
-        pl_module._gradients = watched
+        pl_module.compute_gradients = watched  # type: ignore[method-assign]
         self.env_steps = -pl_module.env_steps
 
     def on_train_batch_end(  # type: ignore[override]

@@ -78,19 +78,20 @@ def prioritized_microseconds(
     uniform: ReplayBuffer, prioritized: ReplayBuffer, rounds: int, td3: TD3
 ) -> dict[str, list[float]]:
     """Times of sampling a batch from each buffer, priorities given back included, and of TD3's gradients in between."""
-    gradients = compiled_or_eager(td3.gradients)
+    gradients = compiled_or_eager(lambda *batch: td3.gradients(*batch).detach())
     names = {"uniform": uniform, "prioritized": prioritized}
     times: dict[str, list[float]] = {name: [] for name in (*names, "td3_gradients")}
     for step in range(2 * rounds * BLOCK):
-        td3.policy_is_due = step % 4 < 2  # for every second batch of each buffer
+        policy_is_due = step % 4 < 2  # for every second batch of each buffer
         name = ("uniform", "prioritized")[step % 2]
         start = time.perf_counter_ns()
         batch, index = names[name].sample(1, BATCH_SIZE, GAMMA, BETA)
         sampled = time.perf_counter_ns()
-        metrics, _ = gradients(Transition(*(field[0] for field in batch)))
+        found = gradients(Transition(*(field[0] for field in batch)), policy_is_due)
         learned = time.perf_counter_ns()
         if name == "prioritized":
-            prioritized.update_priorities(index[0], metrics["train/td_error"])
+            assert found.td_error is not None
+            prioritized.update_priorities(index[0], found.td_error)
         end = time.perf_counter_ns()
         if step >= 2 * BLOCK:  # the first compile
             times[name].append((sampled - start + end - learned) / 1e3)
@@ -115,7 +116,8 @@ def measure(transitions: int, few_transitions: int, rounds: int) -> dict[str, An
 
     few = ReplayBuffer(transitions, 1, *spaces)
     fill(few, few_transitions, env)
-    gradients = compiled_or_eager(SAC(*spaces).gradients)
+    sac = SAC(*spaces)
+    gradients = compiled_or_eager(lambda minibatch: sac.gradients(minibatch).detach())
     gradient_times = []
 
     def update(minibatch: Transition) -> None:

@@ -10,7 +10,7 @@ from rl_lightning.functional import polyak_update
 
 
 class PolyakAveraging(Callback):
-    """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps (Algorithm 4's last line).
+    """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps (the last line of SAC's Algorithm 1).
 
     It follows the pairs of the learner's `target_networks()`, parameters and buffers alike. `tau=1` copies.
 

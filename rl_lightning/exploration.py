@@ -70,6 +70,8 @@ class ActionNoise:
         require(final_std is None or final_std >= 0.0, "noise.final_std", final_std, "give 0 or more")
         require(0.0 <= correlation < 1.0, "noise.correlation", correlation, "give a number in [0, 1); 0 is independent")
         check_schedule("noise.schedule", schedule)
+        idle = final_std is not None and final_std != std and schedule == "constant"
+        require(not idle, "noise.final_std", final_std, "a constant schedule never gets there; give linear or cosine")
         self.std, self.final_std = std, std if final_std is None else final_std
         self.schedule: Schedule = schedule
         self.correlation = correlation

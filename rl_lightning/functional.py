@@ -1,6 +1,6 @@
 """The equations, pure and shape-checked. [B] is the batch, [A] the action's dimensions.
 
-Equation numbers are those of the lecture notes that docs/algorithms/sac.md writes out; "SAC" is arXiv:1801.01290.
+Equation numbers marked "SAC" are those of arXiv:1801.01290.
 """
 
 import math
@@ -33,7 +33,7 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
 
 
 def half_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """E[w ½ (prediction − target)²], the form of J_V (6) and J_Q. All [B]; returns a scalar."""
+    """E[w ½ (prediction − target)²], the form of J_V (SAC, Eq. 5) and J_Q (Eq. 7). All [B]; returns a scalar."""
     _assert_rank(1, prediction, target)
     return 0.5 * (weight * (prediction - target).square()).mean()
 
@@ -60,18 +60,18 @@ def soft_maximum(q: Tensor, ent_coef: float) -> Tensor:
     return ent_coef * torch.logsumexp(q / ent_coef, dim=-1)
 
 
-def twin_q_loss(q1: Tensor, q2: Tensor, target_q: Tensor, weight: Tensor) -> Tensor:
+def twin_q_loss(q1: Tensor, q2: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """J_Q(θ1) + J_Q(θ2), both towards one target. All [B]; returns a scalar."""
-    return half_squared_error(q1, target_q, weight) + half_squared_error(q2, target_q, weight)
+    return half_squared_error(q1, target, weight) + half_squared_error(q2, target, weight)
 
 
-def mean_td_error(q1: Tensor, q2: Tensor, target_q: Tensor) -> Tensor:
+def mean_td_error(q1: Tensor, q2: Tensor, target: Tensor) -> Tensor:
     """½ (|Q1 − Q̂| + |Q2 − Q̂|), of which priorities are made. All [B]; returns [B]."""
-    return 0.5 * ((q1 - target_q).abs() + (q2 - target_q).abs())
+    return 0.5 * ((q1 - target).abs() + (q2 - target).abs())
 
 
 def soft_value(q: Tensor, log_prob: Tensor, ent_coef: Tensor | float) -> Tensor:
-    """Soft state value Q(s, a) − α log π(a|s) of one action sample, Eq. 3. Both [B]; returns [B]."""
+    """Soft state value Q(s, a) − α log π(a|s) of one action sample (SAC, Eq. 3). Both [B]; returns [B]."""
     _assert_rank(1, q, log_prob)
     return q - ent_coef * log_prob  # [B]
 

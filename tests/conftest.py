@@ -1,4 +1,5 @@
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,13 @@ from toys import CounterEnv
 from website import serve
 
 torch.set_num_threads(1)  # tiny networks; more threads only get in each other's way
+
+
+def pytest_configure(config):
+    """Deprecated calls of our own modules, these tests and what they share among them, are errors."""
+    ours = "|".join(["rl_lightning", "benchmarks", *(path.stem for path in Path(__file__).parent.rglob("*.py"))])
+    for kind in ["DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"]:
+        config.addinivalue_line("filterwarnings", rf"error::{kind}:({ours})\b")
 
 
 @pytest.fixture(autouse=True)

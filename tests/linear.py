@@ -12,6 +12,7 @@ from torch.optim import SGD
 from toys import LINEAR
 
 from rl_lightning import REINFORCE, Rollout
+from rl_lightning.algorithms.base import Gradients
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Discrete(2)
@@ -58,6 +59,12 @@ def value_slope(s: float) -> np.ndarray:
 
 def flat(gradients: Sequence[torch.Tensor]) -> list[float]:
     return torch.cat([gradient.flatten() for gradient in gradients]).tolist()
+
+
+def both(found: Gradients) -> tuple[list[float], list[float]]:
+    """The policy's gradient and the value's, flat."""
+    assert found.of.keys() == {"policy", "value"}
+    return flat(found.of["policy"]), flat(found.of["value"])
 
 
 def rollout(

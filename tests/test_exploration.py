@@ -157,7 +157,7 @@ def test_the_noise_of_another_number_of_environments_begins_anew():
     [("constant", [0.2, 0.2, 0.2]), ("linear", [0.2, 0.175, 0.1]), ("cosine", [0.2, 0.1 + 0.05 + 0.025 * 2**0.5, 0.1])],
 )
 def test_the_deviation_follows_its_schedule_over_the_run(schedule, expected):
-    make = noise(std=0.2, final_std=0.1, schedule=schedule)
+    make = noise(std=0.2, final_std=None if schedule == "constant" else 0.1, schedule=schedule)
     for progress, std in zip((0.0, 0.25, 1.0), expected, strict=True):
         assert make(torch.zeros(DRAWS, 1), progress).std().item() == pytest.approx(std, rel=5 / (2 * DRAWS) ** 0.5)
 
@@ -188,3 +188,9 @@ def test_a_noise_out_of_range_is_refused_by_name(key, value):
     with pytest.raises(UsageError, match=f"^noise.{key}={value!r} is not allowed: ") as caught:
         noise(**{key: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_final_deviation_that_a_constant_schedule_never_reaches_is_refused():
+    with pytest.raises(UsageError, match=r"noise.final_std=0.0 is not allowed: a constant schedule never gets there"):
+        noise(std=0.3, final_std=0.0)
+    assert noise(std=0.3, final_std=0.3).final_std == 0.3

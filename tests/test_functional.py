@@ -112,12 +112,12 @@ def test_the_huber_loss_is_half_the_square_up_to_one_and_linear_beyond_with_a_sl
 
 def test_the_q_of_an_action_is_its_entry_in_its_own_row():
     q = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], requires_grad=True)
-    chosen = functional.of_action(q, torch.tensor([2, 0]))
+    chosen = functional.q_of_action(q, torch.tensor([2, 0]))
     assert chosen.tolist() == [3.0, 4.0]
     (gradient,) = torch.autograd.grad((chosen * torch.tensor([10.0, 20.0])).sum(), q)
     assert gradient.tolist() == [[0, 0, 10], [20, 0, 0]]
     with pytest.raises(AssertionError, match=r"rank 1, got shape \(2, 1\)"):
-        functional.of_action(q, torch.tensor([[2], [0]]))
+        functional.q_of_action(q, torch.tensor([[2], [0]]))
 
 
 def test_the_soft_maximum_is_the_one_computed_by_hand():

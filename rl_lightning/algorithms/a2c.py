@@ -31,7 +31,7 @@ class A2C(Algorithm):
         network: the body of both networks.
         policy_optimizer: steps the policy.
         value_optimizer: steps the value.
-        policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
+        policy_scheduler: of the policy optimizer's learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         value_scheduler: likewise.
         compile: run `gradients` as one compiled graph.
 
@@ -95,7 +95,10 @@ class A2C(Algorithm):
             self.networks.observe(rollout, self.gather)
 
     def gradients(self, batch: Rollout) -> Gradients:
-        """Of the policy's and the value's loss."""
+        """Of −E[A log π_φ(a|s) + β H(π_φ(·|s))] + c E[½ (R − V_θ(s))²], where the paper has neither c nor ½.
+
+        A and R = A + V_θ(s) are held fixed; β is `ent_coef`, c `vf_coef`.
+        """
         pi, value = self.networks(flat_in_time(batch.obs))  # value: [T N]
         advantage = self.networks.advantages(batch, value, self.gamma, self.gae_lambda)  # [T N]
         returns = advantage + value.detach()  # [T N]

@@ -25,7 +25,7 @@ class ActorCritic(Algorithm):
         network: the body of both networks.
         policy_optimizer: steps θ.
         value_optimizer: steps w.
-        policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
+        policy_scheduler: of the policy optimizer's learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         value_scheduler: likewise.
         compile: run `gradients` as one compiled graph.
 

@@ -212,6 +212,8 @@ class Algorithm(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        if not hasattr(self, "gradients"):
+            raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
         check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -241,11 +243,10 @@ class Algorithm(LightningModule, ABC):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
-            counts = scheduler is not None and not isinstance(scheduler, EnvStepsLR)
-            if counts and self.gradient_steps and all(group["lr"] == 0.0 for group in optimizer.param_groups):
+            if self.gradient_steps and scheduler and all(group["lr"] == 0.0 for group in optimizer.param_groups):
                 rank_zero_warn(
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
-                    "learns no more: make it longer, or give rl_lightning.optim.EnvStepsLR, which follows the run"
+                    "learns no more: make it longer, or give an EnvStepsLR over the whole run"
                 )
         self._hooks = [
             callback.on_gradient_step_end

@@ -25,7 +25,7 @@ class DDPG(Algorithm):
         network: the body of every network.
         q_optimizer: steps θ.
         policy_optimizer: steps φ.
-        q_scheduler: of the learning rate of Q, stepped at every gradient step.
+        q_scheduler: of the learning rate of Q: an `EnvStepsLR`, or any that counts gradient steps.
         policy_scheduler: likewise.
         compile: run `gradients` as one compiled graph.
 
@@ -83,7 +83,10 @@ class DDPG(Algorithm):
             batch.prioritize(found.td_error)
 
     def gradients(self, batch: Transition) -> Gradients:
-        """∇J_Q, and of the policy −∇_a Q(s, a) ∇_φ μ_φ(s) (Eq. 6), at one minibatch."""
+        """∇J_Q, and of the policy −∇_a Q(s, a) ∇_φ μ_φ(s) (Eq. 6), at one minibatch.
+
+        J_Q = E[w ½ (y − Q_θ(s, a))²], where the paper has no ½.
+        """
         q = self.q(batch.obs, batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = half_squared_error(q, target, batch.weight)

@@ -25,13 +25,13 @@ class DiscreteSAC(Algorithm):
         gamma: the discount γ, in [0, 1].
         tau: weight of Q_θ in each update of its targets Q_θ̄, in (0, 1]; 1 copies it.
         target_update_interval: gradient steps from one update of Q_θ̄ to the next.
-        ent_coef: the temperature α at the start, above 0. None takes 1, or with `init_from` the checkpoint's.
+        ent_coef: the temperature α at the start, above 0. None takes 1, or keeps that of weights that are loaded.
         target_entropy: H̄, nats that the policy's entropy is held at by learning α; None takes 0.98 log A, the paper's.
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
         ent_coef_optimizer: steps log α; None keeps α as it is.
-        q_scheduler: of the learning rate of Q, stepped at every gradient step.
+        q_scheduler: of the learning rate of Q: an `EnvStepsLR`, or any that counts gradient steps.
         policy_scheduler: likewise.
         compile: run `gradients` as one compiled graph.
 

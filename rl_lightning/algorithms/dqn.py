@@ -31,7 +31,7 @@ class DQN(Algorithm):
         exploration: ε-greedy actions while collecting; by default ε goes from 1 to 0.05 over a tenth of the run.
         network: the body of Q.
         q_optimizer: steps θ.
-        q_scheduler: of its learning rate, stepped at every gradient step.
+        q_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         compile: run `gradients` as one compiled graph.
 
     Raises:
@@ -94,8 +94,8 @@ class DQN(Algorithm):
     def gradients(self, batch: Transition) -> Gradients:
         """Of J_Q(θ) = E[w ℓ(Q_θ(s, a) − y)] at one minibatch.
 
-        y = r + γ max_a' Q_θ̄(s', a') is not differentiated; ℓ is half the square, or Huber's, which for its gradient is
-        the clipped error of the paper; w is 1 or the weight of prioritized replay.
+        y = r + γ max_a' Q_θ̄(s', a') is not differentiated; ℓ is half the square (the paper has no ½), or Huber's, whose
+        gradient is the clipped error of the paper; w is 1 or the weight of prioritized replay.
         """
         q = q_of_action(self.q(batch.obs), batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
@@ -115,9 +115,9 @@ class DQN(Algorithm):
         With `double` Q_θ̄(s', argmax_a' Q_θ(s', a')) instead (arXiv:1509.06461, Eq. 4): the action chosen by one network
         and valued by the other, against the bias of a maximum of estimates.
         """
-        target_q = self.target_q(batch.next_obs)  # [B, A]
-        chosen = self.q(batch.next_obs) if self.double_q else target_q
-        return q_of_action(target_q, chosen.argmax(-1))
+        next_q = self.target_q(batch.next_obs)  # [B, A]
+        chosen = self.q(batch.next_obs) if self.double_q else next_q
+        return q_of_action(next_q, chosen.argmax(-1))
 
 
 def epsilon_greedy(q: Tensor, epsilon: float) -> Tensor:

@@ -57,6 +57,8 @@ class Learned(NamedTuple):
             optimizer = self.optimizer(self.network.parameters())
             setting = f"{self.name}_scheduler"
             scheduler = self.scheduler(optimizer) if self.scheduler else None
+        except UsageError as error:  # ours say what to give
+            raise UsageError(f"{setting} is not allowed: {error}") from error
         except (ValueError, TypeError) as error:
             raise UsageError(
                 f"{setting} is not allowed: {error}; give settings that it takes (a learning rate is 0 or more)"

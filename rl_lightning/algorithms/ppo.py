@@ -52,7 +52,7 @@ class PPO(Algorithm):
         network: the body of both networks.
         policy_optimizer: steps the policy.
         value_optimizer: steps the value.
-        policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
+        policy_scheduler: of the policy optimizer's learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         value_scheduler: likewise.
         compile: run `gradients` as one compiled graph.
 

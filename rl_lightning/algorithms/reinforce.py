@@ -39,7 +39,7 @@ class REINFORCE(Algorithm):
         network: the body of both networks.
         policy_optimizer: steps φ.
         value_optimizer: steps θ.
-        policy_scheduler: of the policy optimizer's learning rate, stepped at every gradient step.
+        policy_scheduler: of the policy optimizer's learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         value_scheduler: likewise.
 
     Raises:

@@ -31,7 +31,7 @@ class SAC(Algorithm):
         value_optimizer: steps ψ.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
-        value_scheduler: of the value optimizer's learning rate, stepped at every gradient step.
+        value_scheduler: of the value optimizer's learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         q_scheduler: likewise.
         policy_scheduler: likewise.
         compile: run `gradients` as one compiled graph.

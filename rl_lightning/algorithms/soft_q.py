@@ -31,7 +31,7 @@ class SoftQ(Algorithm):
         max_grad_norm: bound on the gradient's norm.
         network: the body of Q.
         q_optimizer: steps θ.
-        q_scheduler: of its learning rate, stepped at every gradient step.
+        q_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps.
         compile: run `gradients` as one compiled graph.
 
     Raises:

@@ -27,8 +27,8 @@ class TD3(Algorithm):
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
-        q_scheduler: of the learning rate of Q, stepped at every gradient step.
-        policy_scheduler: likewise, stepped at every gradient step of the policy.
+        q_scheduler: of the learning rate of Q: an `EnvStepsLR`, or any that counts gradient steps.
+        policy_scheduler: likewise; one that counts, counts the gradient steps of the policy.
         compile: run `gradients` as one compiled graph.
 
     Raises:

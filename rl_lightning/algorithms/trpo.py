@@ -9,6 +9,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
+from rl_lightning.errors import require
 from rl_lightning.functional import explained_variance, half_squared_error, standardized
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
@@ -48,7 +49,7 @@ class TRPO(Algorithm):
         log_std_init: log of the deviation at the start, where it is one for all.
         network: the body of both networks.
         value_optimizer: steps V.
-        value_scheduler: of its learning rate, stepped at every gradient step of V.
+        value_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps of V.
         compile: run `gradients` as one compiled graph.
 
     Raises:
@@ -82,6 +83,8 @@ class TRPO(Algorithm):
         compile: bool = True,
     ) -> None:
         super().__init__(observation_space, action_space, gamma, compile)
+        require(target_kl is not None, "target_kl", target_kl, "a step is as long as it allows; give a number above 0")
+        require(batch_size is not None, "batch_size", batch_size, "give 1 or more")
         shrinking = line_search_shrinking_factor
         check_ranges(gae_lambda=gae_lambda, target_kl=target_kl, cg_max_steps=cg_max_steps, cg_damping=cg_damping)
         check_ranges(line_search_shrinking_factor=shrinking, line_search_max_iter=line_search_max_iter)

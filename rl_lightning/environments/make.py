@@ -121,7 +121,7 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
 def _tell_mujocos_warnings_once() -> None:
     """Let MuJoCo warn as Python does; it prints every warning of every environment, and logs it into the folder."""
     with contextlib.suppress(ModuleNotFoundError):  # gymnasium.make says what is missing
-        import mujoco  # type: ignore[import-untyped]
+        import mujoco
 
         mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=1))
 

@@ -10,7 +10,6 @@ from torch.nn.utils import parameters_to_vector
 from toys import make_trainer
 
 from rl_lightning import A2C, MLP, PPO, TRPO, Rollout, RolloutDataModule
-from rl_lightning.algorithms.trpo import ValueSamples
 
 sb3 = pytest.importorskip("stable_baselines3")
 sb3_contrib = pytest.importorskip("sb3_contrib")
@@ -113,9 +112,9 @@ def copy_weights(theirs, model):
             target.copy_(source)
 
 
-def assert_same_gradients(theirs, model, gradients):
-    for network, own in zip(pairs(theirs, model), gradients, strict=True):
-        for (source, _), gradient in zip(network, own, strict=True):
+def assert_same_gradients(theirs, model, found):
+    for name, network in zip(("policy", "value"), pairs(theirs, model), strict=True):
+        for (source, _), gradient in zip(network, found.of[name], strict=True):
             assert gradient.abs().max() > 0
             # float32: sums of 72 products in another order
             torch.testing.assert_close(gradient, source.grad, rtol=1e-4, atol=2e-6)
@@ -135,7 +134,8 @@ def test_a2c_has_its_losses_and_gradients(env_id, normalize_advantage):
     model = ours(
         A2C, env_id, theirs, ent_coef=0.02, vf_coef=0.7, max_grad_norm=None, normalize_advantage=normalize_advantage
     )
-    metrics, gradients = model.gradients(rollout)
+    found = model.gradients(rollout)
+    metrics = found.metrics
     theirs.train()
     assert metrics["train/policy_loss"].item() == pytest.approx(logged(theirs, "policy_loss"), rel=1e-4, abs=1e-6)
     assert 2 * metrics["train/value_loss"].item() == pytest.approx(logged(theirs, "value_loss"), rel=1e-5)
@@ -143,7 +143,7 @@ def test_a2c_has_its_losses_and_gradients(env_id, normalize_advantage):
     assert metrics["train/explained_variance"].item() == pytest.approx(
         logged(theirs, "explained_variance"), rel=1e-4, abs=1e-5
     )
-    assert_same_gradients(theirs, model, gradients)
+    assert_same_gradients(theirs, model, found)
 
 
 @pytest.mark.parametrize("env_id", TASKS)
@@ -171,7 +171,8 @@ def test_ppo_has_its_losses_and_gradients_after_the_policy_has_moved(env_id, cli
         for parameter in theirs.policy.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
     copy_weights(theirs, model)
-    metrics, gradients = model.gradients(samples)
+    found = model.gradients(samples, model.present_clip_range())
+    metrics = found.metrics
     theirs.train()
     assert 0.1 < metrics["train/clip_fraction"].item() < 0.9
     for name, theirs_name, factor in (
@@ -184,7 +185,7 @@ def test_ppo_has_its_losses_and_gradients_after_the_policy_has_moved(env_id, cli
     ):
         expected = pytest.approx(logged(theirs, theirs_name), rel=1e-4, abs=1e-5)
         assert factor * metrics[f"train/{name}"].item() == expected, name
-    assert_same_gradients(theirs, model, gradients)
+    assert_same_gradients(theirs, model, found)
 
 
 @pytest.mark.parametrize("env_id", TASKS)
@@ -205,7 +206,7 @@ def test_trpo_takes_its_step_of_the_policy(env_id, normalize_advantage, cg_dampi
     start = parameters_to_vector(model.networks.policy.parameters()).detach()
     samples = model.with_advantages(rollout)
     metrics = model.step_policy(samples)
-    _, gradients = model.gradients(ValueSamples(samples.obs, samples.returns))
+    found = model.gradients(samples)
 
     # their conjugate gradients start from noise of 1e-4 instead of 0
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
@@ -220,5 +221,5 @@ def test_trpo_takes_its_step_of_the_policy(env_id, normalize_advantage, cg_dampi
     assert metrics["train/policy_loss"].item() == pytest.approx(
         -logged(theirs, "policy_objective"), rel=tolerance, abs=1e-5
     )
-    for (source, _), gradient in zip(value, gradients[0], strict=True):
+    for (source, _), gradient in zip(value, found.of["value"], strict=True):
         torch.testing.assert_close(2 * gradient, source.grad, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toys import BoxActionEnv
+from toys import BoxActionEnv, fit, noise_data
 
 from rl_lightning import DDPG, MLP, TD3, SACv2, Transition
 
@@ -131,13 +131,14 @@ def test_ddpg_has_its_losses_and_gradients(n_step):
     batch = minibatch(n_step)
     theirs = peer(sb3.DDPG, batch, n_step)
     model = ours(DDPG, theirs)
-    metrics, (q, policy) = model.gradients(batch)
+    found = model.gradients(batch)
     theirs.train(gradient_steps=1)
     # theirs is the mean squared error, ours half of it
-    assert 2 * metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
-    assert metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
-    assert_same(q, critic_gradients(theirs), factor=2)
-    assert_same(policy, [theirs.kept["actor"][id(parameter)] for parameter in linears(theirs.actor.mu)])
+    assert 2 * found.metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
+    assert found.metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
+    assert_same(found.of["q"], critic_gradients(theirs), factor=2)
+    of_policy = [theirs.kept["actor"][id(parameter)] for parameter in linears(theirs.actor.mu)]
+    assert_same(found.of["policy"], of_policy)
 
 
 @pytest.mark.parametrize("n_step", [False, True])
@@ -147,33 +148,33 @@ def test_td3_has_its_losses_and_gradients(n_step, noise, clip):
     theirs = peer(sb3.TD3, batch, n_step, target_policy_noise=noise, target_noise_clip=clip, policy_delay=1)
     model = ours(TD3, theirs, target_policy_noise=noise, target_noise_clip=clip)
     torch.manual_seed(5)
-    metrics, (q, policy) = model.gradients(batch)
+    found = model.gradients(batch, True)
     torch.manual_seed(5)
     theirs.train(gradient_steps=1)
     # theirs is the sum of both mean squared errors, ours half of it
-    assert 2 * metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
-    assert metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
-    assert_same(q, critic_gradients(theirs), factor=2)
-    assert_same(policy, [theirs.kept["actor"][id(parameter)] for parameter in linears(theirs.actor.mu)])
+    assert 2 * found.metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
+    assert found.metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
+    assert_same(found.of["q"], critic_gradients(theirs), factor=2)
+    of_policy = [theirs.kept["actor"][id(parameter)] for parameter in linears(theirs.actor.mu)]
+    assert_same(found.of["policy"], of_policy)
 
 
 @pytest.mark.parametrize("policy_delay", [1, 2, 3])
 def test_td3_steps_its_policy_when_theirs_steps(policy_delay):
     batch = minibatch(False)
     theirs = peer(sb3.TD3, batch, False, policy_delay=policy_delay)
-    model = ours(TD3, theirs, policy_delay=policy_delay)
-    stepped = []
-    for _ in model.minibatches(SimpleMinibatches([batch] * 7)):
+    their_steps = []
+    for _ in range(7):
         theirs.kept.clear()
         theirs.train(gradient_steps=1)
-        stepped.append(("actor" in theirs.kept, model.policy_is_due))
-        model.gradient_steps += 1
-    assert all(own == other for own, other in stepped)
-    assert sum(own for own, _ in stepped) == 7 // policy_delay
-
-
-class SimpleMinibatches(list):
-    prioritized = False
+        their_steps.append("actor" in theirs.kept)
+    data = noise_data(learning_starts=12, total_env_steps=12 + 7)
+    model = TD3(data.observation_space, data.action_space, policy_delay=policy_delay, network=NETWORK, compile=False)
+    own_steps, gradients = [], model.gradients
+    model.gradients = lambda batch, due: own_steps.append(due) or gradients(batch, due)
+    fit(model, data)
+    assert own_steps == their_steps
+    assert sum(own_steps) == 7 // policy_delay
 
 
 @pytest.mark.parametrize("n_step", [False, True])
@@ -194,18 +195,19 @@ def test_sac_has_its_losses_and_gradients(n_step, ent_coef, monkeypatch):
     draws, their_draws = [after, now], [now, after]
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randn_like", lambda like: draws.pop(0))
-        metrics, (q, policy, *temperature) = model.gradients(batch)
+        found = model.gradients(batch)
     with monkeypatch.context() as patch:
         patch.setattr(torch.distributions.normal, "_standard_normal", lambda *args, **kwargs: their_draws.pop(0))
         theirs.train(gradient_steps=1)
     assert draws == their_draws == []
 
     # both have the half
-    assert metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
-    assert metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
-    assert metrics["train/ent_coef"].item() == approx(logged(theirs, "ent_coef"))
-    assert_same(q, critic_gradients(theirs))
-    assert_same(policy, gaussian(theirs.actor, lambda parameter: theirs.kept["actor"][id(parameter)]))
-    assert len(temperature) == (ent_coef != 0.3)
-    if temperature:
-        assert_same((temperature[0][0].unsqueeze(0),), [theirs.kept["ent_coef"][id(theirs.log_ent_coef)]])
+    assert found.metrics["train/q_loss"].item() == approx(logged(theirs, "critic_loss"))
+    assert found.metrics["train/policy_loss"].item() == approx(logged(theirs, "actor_loss"))
+    assert found.metrics["train/ent_coef"].item() == approx(logged(theirs, "ent_coef"))
+    assert_same(found.of["q"], critic_gradients(theirs))
+    of_policy = gaussian(theirs.actor, lambda parameter: theirs.kept["actor"][id(parameter)])
+    assert_same(found.of["policy"], of_policy)
+    assert ("ent_coef" in found.of) == (ent_coef != 0.3)
+    if "ent_coef" in found.of:
+        assert_same((found.of["ent_coef"][0].unsqueeze(0),), [theirs.kept["ent_coef"][id(theirs.log_ent_coef)]])

@@ -97,12 +97,12 @@ def sb3_dqn(batches, **settings):
 @pytest.mark.parametrize("max_grad_norm", [1e9, 0.2])
 def test_dqn_has_the_loss_and_gradients_of_stable_baselines3(max_grad_norm):
     theirs, model = sb3_dqn([random_batch()], max_grad_norm=max_grad_norm)
-    metrics, (gradients,) = model.gradients(random_batch())
-    assert 0.2 < (metrics["train/td_error"] > 1).float().mean() < 0.8  # both parts of Huber's loss
-    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    found = model.gradients(random_batch())
+    assert 0.2 < (found.td_error > 1).float().mean() < 0.8  # both parts of Huber's loss
+    norm = torch.cat([gradient.flatten() for gradient in found.of["q"]]).norm()
     theirs.train(1, SIZE)
-    assert metrics["train/q_loss"].item() == pytest.approx(theirs.logger.name_to_value["train/loss"], rel=1e-5)
-    assert_close(gradients, [parameter.grad for parameter in theirs.q_net.parameters()])
+    assert found.metrics["train/q_loss"].item() == pytest.approx(theirs.logger.name_to_value["train/loss"], rel=1e-5)
+    assert_close(found.of["q"], [parameter.grad for parameter in theirs.q_net.parameters()])
     assert (norm == pytest.approx(0.2, rel=1e-4)) == (max_grad_norm == 0.2)
 
 
@@ -110,12 +110,11 @@ def test_dqn_takes_the_steps_of_stable_baselines3():
     batches = [random_batch(seed) for seed in range(5)]
     theirs, model = sb3_dqn(batches, max_grad_norm=0.5)
     start = [parameter.detach().clone() for parameter in model.q.parameters()]
-    (configured,) = model.configure_optimizers()
+    [optimizer], _ = model.configure_optimizers()
     for batch in batches:
-        _, (gradients,) = model.gradients(batch)
-        for parameter, gradient in zip(model.q.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(model.q.parameters(), model.gradients(batch).of["q"], strict=True):
             parameter.grad = gradient
-        configured["optimizer"].step()
+        optimizer.step()
     theirs.train(5, SIZE)
     for before, own, other in zip(start, model.q.parameters(), theirs.q_net.parameters(), strict=True):
         assert (own - before).abs().max() > 3e-3  # of 5 steps of 1e-3
@@ -195,13 +194,13 @@ def test_dqn_has_the_loss_and_gradients_of_torchrl(loss, their_loss, factor, dou
     copy_weights(target, model.target_q.parameters())
 
     batch = weighted(random_batch(), kind)
-    metrics, (gradients,) = model.gradients(batch)
+    found = model.gradients(batch)
     td = tensordict_of(batch)
     expected = theirs(td)["loss"]
     factor *= mean_over_weights(batch)  # and their squared loss has no ½
-    assert factor * metrics["train/q_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    torch.testing.assert_close(metrics["train/td_error"].square(), td["td_error"].squeeze(-1), rtol=1e-4, atol=1e-5)
-    assert_close([factor * gradient for gradient in gradients], torch.autograd.grad(expected, online))
+    assert factor * found.metrics["train/q_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(found.td_error.square(), td["td_error"].squeeze(-1), rtol=1e-4, atol=1e-5)
+    assert_close([factor * gradient for gradient in found.of["q"]], torch.autograd.grad(expected, online))
 
 
 @pytest.mark.parametrize("kind", ["plain", "weighted"])
@@ -231,18 +230,19 @@ def test_discrete_sac_has_the_losses_and_gradients_of_torchrl(kind, target_entro
             copy_weights([tensor[i] for tensor in stacked], network.parameters())
 
     batch = weighted(random_batch(), kind)
-    metrics, (q_gradients, policy_gradients, ent_coef_gradients) = model.gradients(batch)
+    found = model.gradients(batch)
     td = tensordict_of(batch)
     expected = theirs(td)
     factor = 2 * mean_over_weights(batch)  # their squared loss has no ½
-    assert factor * metrics["train/q_loss"].item() == pytest.approx(expected["loss_qvalue"].item(), rel=1e-5)
-    got = [torch.stack(pair) for pair in zip(q_gradients[:4], q_gradients[4:], strict=True)]
+    assert factor * found.metrics["train/q_loss"].item() == pytest.approx(expected["loss_qvalue"].item(), rel=1e-5)
+    first, second = found.of["q"][:4], found.of["q"][4:]
+    got = [torch.stack(pair) for pair in zip(first, second, strict=True)]
     assert_close([factor * gradient for gradient in got], torch.autograd.grad(expected["loss_qvalue"], q))
-    assert metrics["train/ent_coef"].item() == pytest.approx(expected["alpha"].item(), rel=1e-6)
-    assert metrics["train/entropy"].item() == pytest.approx(expected["entropy"].item(), rel=1e-5)
+    assert found.metrics["train/ent_coef"].item() == pytest.approx(expected["alpha"].item(), rel=1e-6)
+    assert found.metrics["train/entropy"].item() == pytest.approx(expected["entropy"].item(), rel=1e-5)
 
     if kind == "weighted":  # theirs weights the policy's loss and the temperature's as well
         return
-    assert metrics["train/policy_loss"].item() == pytest.approx(expected["loss_actor"].item(), rel=1e-5)
-    assert_close(policy_gradients, torch.autograd.grad(expected["loss_actor"], policy))
-    assert_close(ent_coef_gradients, torch.autograd.grad(expected["loss_alpha"], [theirs.log_alpha]))
+    assert found.metrics["train/policy_loss"].item() == pytest.approx(expected["loss_actor"].item(), rel=1e-5)
+    assert_close(found.of["policy"], torch.autograd.grad(expected["loss_actor"], policy))
+    assert_close(found.of["ent_coef"], torch.autograd.grad(expected["loss_alpha"], [theirs.log_alpha]))

@@ -10,7 +10,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 from toys import fit, make_trainer
 
-from rl_lightning import DQN, MLP, ReplayDataModule
+from rl_lightning import DQN, MLP, EpsilonGreedy, ReplayDataModule
 
 SIDE, SPEED = 36, 4  # the smallest image that NatureCNN takes; pixels
 
@@ -83,8 +83,7 @@ def test_the_second_image_is_waited_for_and_tells_where_the_light_goes():
         data.action_space,
         gamma=0.9,
         target_update_interval=50,
-        exploration_final_eps=0.1,
-        exploration_fraction=0.5,
+        exploration=partial(EpsilonGreedy, final_eps=0.1, fraction=0.5),
         network=partial(MLP, hidden_sizes=()),
         q_optimizer=partial(Adam, lr=1e-3, fused=True),
         q_scheduler=partial(LinearLR, start_factor=1.0, end_factor=0.0, total_iters=1_000),

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 from torch.optim import SGD, Adam
 from toys import LINEAR, TINY, fit, noise_data
 
-from rl_lightning import ReplayDataModule, SACv2, Transition
+from rl_lightning import ActionNoise, ReplayDataModule, SACv2, Transition, UsageError
 
 OBS = Box(-np.inf, np.inf, (1,), np.float32)
 ACTION = Box(-1.0, 1.0, (1,), np.float32)
@@ -93,14 +93,15 @@ def test_each_of_the_twins_is_the_minimum_somewhere():
 @pytest.mark.parametrize("terminated", [[False, True], [True, False], [False, False]])
 def test_the_q_loss_and_its_gradient_are_those_worked_out_by_hand(terminated, ent_coef, noise):
     batch = two_transitions()._replace(terminated=torch.tensor(terminated))
-    metrics, (q_gradients, _, _) = linear_sac(ent_coef=ent_coef).gradients(batch)
+    found = linear_sac(ent_coef=ent_coef).gradients(batch)
     target = targets(terminated, ent_coef)
     # Q1 = [1 + 1, −2 − 0.5], Q2 = [−1 + 0.5 + 1, 2 − 0.25 + 1]; weights 1 and 3
     (e11, e12), (e21, e22) = [2 - target[0], -2.5 - target[1]], [0.5 - target[0], 2.75 - target[1]]
     q_loss = (0.5 * e11**2 + 3 * 0.5 * e12**2) / 2 + (0.5 * e21**2 + 3 * 0.5 * e22**2) / 2
-    assert metrics["train/q_loss"].item() == approx(q_loss)
-    assert metrics["train/td_error"].tolist() == approx([(abs(e11) + abs(e21)) / 2, (abs(e12) + abs(e22)) / 2])
-    w1, b1, w2, b2 = (gradient.flatten().tolist() for gradient in q_gradients)
+    assert found.metrics["train/q_loss"].item() == approx(q_loss)
+    td_error = [(abs(e11) + abs(e21)) / 2, (abs(e12) + abs(e22)) / 2]
+    assert found.metrics["train/td_error"].tolist() == found.td_error.tolist() == approx(td_error)
+    w1, b1, w2, b2 = (gradient.flatten().tolist() for gradient in found.of["q"])
     assert w1 == approx([(e11 * 1 + 3 * e12 * -2) / 2, (e11 * 0.5 + 3 * e12 * -0.25) / 2])
     assert b1 == approx([(e11 + 3 * e12) / 2])
     assert w2 == approx([(e21 * 1 + 3 * e22 * -2) / 2, (e21 * 0.5 + 3 * e22 * -0.25) / 2])
@@ -109,7 +110,7 @@ def test_the_q_loss_and_its_gradient_are_those_worked_out_by_hand(terminated, en
 
 @pytest.mark.parametrize("ent_coef", [0.2, 0.7])
 def test_the_policy_loss_and_its_gradient_are_those_worked_out_by_hand(ent_coef, noise):
-    metrics, (_, policy_gradients, _) = linear_sac(ent_coef=ent_coef).gradients(two_transitions())
+    found = linear_sac(ent_coef=ent_coef).gradients(two_transitions())
     loss, entropy, by_mean, by_log_std = 0.0, 0.0, [], []
     for s, epsilon in ((1.0, 0.5), (-2.0, -1.0)):
         sigma, a, log_prob = drawn(s, epsilon)
@@ -120,10 +121,10 @@ def test_the_policy_loss_and_its_gradient_are_those_worked_out_by_hand(ent_coef,
         du = ent_coef * 2 * a - dq_da * (1 - a**2)
         by_mean.append(du)
         by_log_std.append(-ent_coef + du * sigma * epsilon)
-    assert metrics["train/policy_loss"].item() == approx(loss)
-    assert metrics["train/entropy"].item() == approx(entropy)
-    assert metrics["train/ent_coef"].item() == approx(ent_coef)
-    weight, bias = (gradient.flatten().tolist() for gradient in policy_gradients)
+    assert found.metrics["train/policy_loss"].item() == approx(loss)
+    assert found.metrics["train/entropy"].item() == approx(entropy)
+    assert found.metrics["train/ent_coef"].item() == approx(ent_coef)
+    weight, bias = (gradient.flatten().tolist() for gradient in found.of["policy"])
     assert weight == approx([(by_mean[0] - 2 * by_mean[1]) / 2, (by_log_std[0] - 2 * by_log_std[1]) / 2])
     assert bias == approx([sum(by_mean) / 2, sum(by_log_std) / 2])
 
@@ -132,7 +133,7 @@ def test_the_policy_loss_and_its_gradient_are_those_worked_out_by_hand(ent_coef,
 @pytest.mark.parametrize("target_entropy", [-1.0, -7.0, 3.0])
 def test_the_gradient_of_log_alpha_is_the_entropy_less_its_target(target_entropy, ent_coef, noise):
     sac = linear_sac(ent_coef=ent_coef, target_entropy=target_entropy)
-    _, (_, _, (gradient,)) = sac.gradients(two_transitions())
+    (gradient,) = sac.gradients(two_transitions()).of["ent_coef"]
     entropy = -(drawn(1.0, 0.5)[2] + drawn(-2.0, -1.0)[2]) / 2
     assert -1.0 < entropy < 3.0
     assert gradient.shape == ()
@@ -145,7 +146,7 @@ def test_actions_in_targets_and_policy_loss_are_fresh_and_not_the_buffers():
     for seed, action in ((1, 0.5), (1, -0.9), (2, 0.5)):
         torch.manual_seed(seed)
         value = sac.next_value(batch._replace(action=torch.full((2, 1), action)))
-        metrics, _ = sac.gradients(batch._replace(action=torch.full((2, 1), action)))
+        metrics = sac.gradients(batch._replace(action=torch.full((2, 1), action))).metrics
         seen.append((value[0].item(), metrics["train/policy_loss"].item()))
     assert seen[0] == seen[1]
     assert seen[0][0] != seen[2][0]
@@ -189,20 +190,11 @@ def test_a_fixed_temperature_has_no_optimizer_and_does_not_move():
 
 
 def test_a_fixed_temperature_leaves_the_other_gradients_as_they_are(noise):
-    _, learned = linear_sac().gradients(two_transitions())
-    _, fixed = linear_sac(ent_coef_optimizer=None).gradients(two_transitions())
-    assert len(fixed) == 2
-    for own, other in zip(learned[:2], fixed, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
-
-
-def test_alpha_comes_back_from_a_checkpoint(tmp_path):
-    data = noise_data(total_env_steps=20)
-    make = partial(SACv2, data.observation_space, data.action_space, network=TINY, compile=False)
-    model = make(ent_coef_optimizer=partial(SGD, lr=0.1))
-    fit(model, data).save_checkpoint(tmp_path / "last.ckpt")
-    assert model.temperature().item() != approx(1.0)
-    assert make(ent_coef=0.1, init_from=tmp_path / "last.ckpt").temperature() == model.temperature()
+    learned = linear_sac().gradients(two_transitions()).of
+    fixed = linear_sac(ent_coef_optimizer=None).gradients(two_transitions()).of
+    assert {*learned} - {*fixed} == {"ent_coef"}
+    for name, gradients in fixed.items():
+        assert all(torch.equal(a, b) for a, b in zip(gradients, learned[name], strict=True))
 
 
 def test_learning_holds_the_entropy_at_its_target():
@@ -215,9 +207,9 @@ def test_learning_holds_the_entropy_at_its_target():
     entropies, gradients = [], model.gradients
 
     def spy(batch):
-        metrics, own = gradients(batch)
-        entropies.append(metrics["train/entropy"].item())
-        return metrics, own
+        found = gradients(batch)
+        entropies.append(found.metrics["train/entropy"].item())
+        return found
 
     model.gradients = spy
     fit(model, data)
@@ -227,13 +219,20 @@ def test_learning_holds_the_entropy_at_its_target():
     assert 0.5 < model.temperature().item() / (math.exp(-3) / math.pi) < 2.0
 
 
+@pytest.mark.parametrize("ent_coef", [0.0, -0.5])
+def test_no_temperature_is_refused_since_its_logarithm_is_what_is_learned(ent_coef):
+    with pytest.raises(UsageError, match=f"^ent_coef={ent_coef} is not allowed: ") as caught:
+        linear_sac(ent_coef=ent_coef)
+    assert "\n" not in str(caught.value)
+
+
 # Acting
 
 
 def test_the_deterministic_action_is_the_tanh_of_the_mean():
     obs = torch.tensor([[1.0], [-2.0], [30.0]])
     expected = torch.tensor([[math.tanh(0.75)], [math.tanh(-0.75)], [math.tanh(15.25)]])
-    torch.testing.assert_close(linear_sac(noise_std=1.0).act(obs, deterministic=True), expected)
+    torch.testing.assert_close(linear_sac(noise=partial(ActionNoise, std=1.0)).act(obs, deterministic=True), expected)
 
 
 def test_stochastic_actions_have_the_policys_mean_and_standard_deviation():

@@ -1,18 +1,18 @@
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
 from lightning.pytorch.loggers import CSVLogger
-from torch.optim import SGD
+from linear import sgd
 from toys import TINY, CounterEnv, GradientSteps, fit, make_trainer
 
-from rl_lightning import A2C, Algorithm, EnvironmentInteraction, RolloutDataModule, UsageError
-from rl_lightning.algorithms.base import gradients_of
-from rl_lightning.data.rollout import RolloutLoader
-from rl_lightning.networks.policy_and_value import PolicyAndValue
-from rl_lightning.types import map_obs
+from rl_lightning import A2C, Algorithm, PolicyAndValue, RolloutDataModule, UsageError
+from rl_lightning.algorithms.base import Gradients, grad
+from rl_lightning.data.rollout import RolloutLoader, shuffled
+from rl_lightning.types import flat_in_time, map_obs
 
 counter_rollouts = partial(RolloutDataModule, "toys:Counter-v0", total_env_steps=120, rollout_steps=5)
 counter_episodes = partial(RolloutDataModule, "toys:Counter-v0", total_env_steps=120, rollout_steps=None)
@@ -26,28 +26,28 @@ class Watching(Algorithm):
     def __init__(self, observation_space, action_space):
         super().__init__(observation_space, action_space, compile=False)
         # numbers of episodes are large; a normalizer that is never updated clips them
-        self.networks = PolicyAndValue(observation_space, action_space, TINY, "Watching", normalize_observations=True)
+        normalize = not isinstance(observation_space, Discrete)
+        self.networks = PolicyAndValue(observation_space, action_space, TINY, normalize_observations=normalize)
+        self.learned("policy", self.networks.policy, sgd(1e-3))
         self.seen, self.streams, self.env_steps_after_stream = [], [], []
 
     def act(self, obs, deterministic=False):
         self.seen.append(map_obs(torch.clone, obs))
-        pi = self.networks.distribution(obs)
-        return pi.mode() if deterministic else pi.sample()
+        return self.networks.act(obs, deterministic)
 
-    def minibatches(self, batch):
+    def learn(self, batch):
         self.streams.append([])
         for rollout in batch:
             self.streams[-1].append(rollout)
-            yield rollout
+            found = self.compute_gradients(rollout)
+            self.step("policy", found)
+            self.end_gradient_step(found)
         self.env_steps_after_stream.append(self.env_steps)
 
     def gradients(self, batch):
-        pi = self.networks.distribution(map_obs(lambda x: x.flatten(0, 1), batch.obs))
-        loss = -pi.log_prob(batch.action.flatten(0, 1)).mean()
-        return {"train/loss": loss.detach()}, gradients_of(loss, [self.networks.policy])
-
-    def configure_optimizers(self):
-        return SGD(self.networks.policy.parameters(), lr=1e-3)
+        pi = self.networks.distribution(flat_in_time(batch.obs))
+        loss = -pi.log_prob(flat_in_time(batch.action)).mean()
+        return Gradients({"policy": grad(loss, self.networks.policy)}, {"train/loss": loss})
 
     @property
     def rollouts(self):
@@ -58,10 +58,6 @@ def train(data, trainer=None):
     model = Watching(data.observation_space, data.action_space)
     fit(model, data, trainer)
     return model
-
-
-def interaction(model):
-    return next(c for c in model.trainer.callbacks if isinstance(c, EnvironmentInteraction))
 
 
 def in_a_row(model, field):
@@ -304,14 +300,14 @@ def test_a_gradient_step_follows_each_rollout_and_none_is_learned_from_twice():
 def test_env_steps_count_every_environment_and_no_resets():
     for num_envs, total in ((1, 120), (3, 120), (4, 100)):
         CounterEnv.made.clear()
-        model = train(counter_rollouts(num_envs=num_envs, total_env_steps=total))
-        assert interaction(model).env_steps == model.env_steps == sum(len(env.log) for env in CounterEnv.stepped())
-        assert interaction(model).env_steps == total
+        data = counter_rollouts(num_envs=num_envs, total_env_steps=total)
+        model = train(data)
+        assert data.clock.env_steps == model.env_steps == sum(len(env.log) for env in CounterEnv.stepped()) == total
 
 
 def test_a_run_that_batches_do_not_divide_ends_with_the_batch_that_reaches_its_length():
     model = train(counter_rollouts(num_envs=3, env_steps_per_batch=30, total_env_steps=100))
-    assert interaction(model).env_steps == 120
+    assert model.env_steps == 120
     assert len(model.rollouts) == 8
 
 
@@ -325,14 +321,13 @@ def test_an_epoch_is_the_whole_batches_in_env_steps_per_epoch(env_steps_per_epoc
 
 
 def test_nothing_is_gathered_before_it_is_asked_for():
-    data, asked = counter_rollouts(env_steps_per_batch=10, env_steps_per_epoch=30), []
-    data.collect = asked.append
+    data = counter_rollouts(env_steps_per_batch=10, env_steps_per_epoch=30)  # with nobody to gather from
     loader = data.train_dataloader()
     assert isinstance(loader, RolloutLoader)
     assert len(loader) == 3
-    streams = iter(loader)
-    next(streams)
-    assert asked == []
+    stream = next(iter(loader))
+    with pytest.raises(RuntimeError, match="no Collector is attached"):
+        next(iter(stream))
 
 
 def test_the_logged_return_is_that_of_the_episodes_that_rollouts_cut(tmp_path):
@@ -349,6 +344,31 @@ def test_the_logged_return_is_that_of_the_episodes_that_rollouts_cut(tmp_path):
     assert float(rows["env_steps"]) == model.env_steps == 60
     assert float(rows["trainreturn"]) == pytest.approx(np.mean([t * (t + 1) / 2 for t in finished]))
     assert float(rows["trainepisode_length"]) == pytest.approx(np.mean(finished))
+
+
+# Minibatches
+
+
+class Some(NamedTuple):
+    obs: dict
+    action: torch.Tensor
+    returns: torch.Tensor
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10]), (5, [5, 5]), (4, [4, 4, 2]), (30, [10])])
+def test_shuffled_minibatches_are_all_time_steps_once_in_each_pass_with_their_fields_together(batch_size, sizes):
+    number = torch.arange(10)
+    samples = Some({"inner": {"a": number.float()}, "b": torch.stack([number, -number], -1)}, 10 * number, -number)
+    minibatches = list(shuffled(samples, 3, batch_size))
+    assert [len(batch.returns) for batch in minibatches] == 3 * sizes
+    for batch in minibatches:
+        got = -batch.returns
+        assert torch.equal(batch.obs["inner"]["a"], got.float())
+        assert torch.equal(batch.obs["b"], torch.stack([got, -got], -1))
+        assert torch.equal(batch.action, 10 * got)
+    passes = torch.cat([-batch.returns for batch in minibatches]).view(3, 10)
+    assert torch.equal(passes.sort(dim=1).values, number.expand(3, -1))
+    assert len(passes.unique(dim=0)) == 3  # each in an order of its own
 
 
 # Seeds
@@ -434,5 +454,5 @@ def test_an_unknown_environment_is_refused_when_the_datamodule_is_made():
 
 
 def test_a_rollout_without_anyone_to_gather_it_is_an_error_and_not_endless():
-    with pytest.raises(RuntimeError, match="EnvironmentInteraction collects"):
+    with pytest.raises(RuntimeError, match="no Collector is attached: EnvironmentInteraction attaches one"):
         counter_rollouts().rollout()
