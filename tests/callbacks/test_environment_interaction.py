@@ -1,4 +1,3 @@
-import contextlib
 import csv
 from functools import partial
 
@@ -12,7 +11,6 @@ from torch import nn
 from toys import LINEAR, CounterEnv, GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import MLP, SAC, EnvironmentFault, EnvironmentInteraction, ReplayDataModule, UsageError
-from rl_lightning.fast.acting import acting_of
 
 
 def train(data, trainer=None):
@@ -253,22 +251,6 @@ def test_acting_is_in_eval_mode_without_gradients_and_learning_in_train_mode_wit
     model.act = spy
     fit(model, data, make_trainer(validate=True))
     assert set(Recorder.calls) == {("collect", False, False), ("evaluate", False, False), ("learn", True, True)}
-
-
-@pytest.mark.parametrize("plain", [True, False], ids=["plain modes", "a train of its own"])
-def test_the_mode_before_acting_is_restored_also_after_an_error(plain):
-    for mode in (True, False):
-        module = tiny_sac(counter_data().observation_space, counter_data().action_space).train(mode)
-        module.q.train(not mode)  # someone's own choice for a part
-        if not plain:
-            module.policy.body.append(FrozenNorm(2).eval())
-        before = [part.training for part in module.modules()]
-        with contextlib.suppress(KeyError), acting_of(module.modules())():
-            assert not any(part.training for part in module.modules())
-            assert not torch.is_grad_enabled()
-            raise KeyError
-        assert [part.training for part in module.modules()] == before
-        assert torch.is_grad_enabled()
 
 
 class Merging(nn.Module):

@@ -1,6 +1,8 @@
 """The program as its users meet it: runs, folders, reports, refusals."""
 
+import contextlib
 import csv
+import io
 import os
 import re
 import shlex
@@ -88,6 +90,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if v and not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, weights_only=True)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -211,22 +217,47 @@ def test_two_processes_share_the_counting_the_weights_and_the_report(tmp_path: P
     assert [int(float(row["env_steps"])) for row in rows(folder) if "val/return_mean" in row] == [300, 400, 450]
 
 
-def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = ["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), "--data.total_env_steps=1280"]
-    main([*command, "--data.env_steps_per_epoch=256", "--model.compile=false", "--trainer.logger=false"])
-    [folder] = tmp_path.glob("runs/*/*")
+@pytest.fixture(scope="module")
+def ppo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short run of a shipped config whose learning rates go to 0 with it: its folder and what it printed."""
+    length = ["--data.total_env_steps=2048", "--data.env_steps_per_epoch=512", "--data.test_episodes=2"]
+    other = ["--model.compile=false", "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    workplace, printed = tmp_path_factory.mktemp("ppo"), io.StringIO()
+    with contextlib.chdir(workplace), contextlib.redirect_stdout(printed):
+        main(["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), *length, *other])
+    [folder] = workplace.glob("runs/*/*")
+    return folder, printed.getvalue()
+
+
+def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(ppo_run: tuple[Path, str]) -> None:
+    folder, _ = ppo_run
     evaluated = [float(row["val/return_mean"]) for row in rows(folder) if "val/return_mean" in row]
-    assert len(evaluated) == 5
-    reached = {
-        name: torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["rl_lightning"]["env_steps"]
-        for name in ("best", "last")
-    }
-    assert reached["last"] == 1280
-    assert reached["best"] == 256 * (1 + evaluated.index(max(evaluated)))
+    assert len(evaluated) == 4
+    best, last = (
+        state_of(folder / f"checkpoints/{name}.ckpt")["rl_lightning"]["env_steps"] for name in ("best", "last")
+    )
+    assert last == 2048
+    assert best == 512 * (1 + evaluated.index(max(evaluated)))
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_ppo_learns_on_when_it_goes_on_by_the_command_that_fit_prints(
+    ppo_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = ppo_run
+    assert "after 2,048 environment steps" in out
+    [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", out, re.MULTILINE)
+    monkeypatch.chdir(folder.parents[2])
+    main(shlex.split(resume))
+    assert "after 4,096 environment steps" in capsys.readouterr().out
+    [second] = set(folder.parent.iterdir()) - {folder}
+    states = [state_of(run / "checkpoints/last.ckpt") for run in (folder, second)]
+    for state, total in zip(states, (2048, 4096), strict=True):  # the rates of the last batch, of 256 steps
+        assert state["rl_lightning"]["env_steps"] == total
+        rates = [group["lr"] for each in state["optimizer_states"] for group in each["param_groups"]]
+        assert rates == pytest.approx([1e-3 * 256 / total] * 2)
+    for name, value in states[0]["state_dict"].items():
+        assert not torch.equal(value, states[1]["state_dict"][name]), name
 
 
 def test_two_processes_share_running_statistics(tmp_path: Path) -> None:
@@ -300,14 +331,10 @@ def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed
     assert line == f"error: ckpt_path={str(best)!r} is not allowed: it holds weights only; give it as init_from"
 
 
-def state_of(checkpoint: Path) -> dict[str, Any]:
-    return torch.load(checkpoint, weights_only=True)
-
-
 AT_REST = [f"--model.{network}_optimizer.init_args.lr=0" for network in ("value", "q", "policy")]
 
 
-@pytest.mark.parametrize("way", ["--init_from=", "--model.init_from=", "--init_from ", "config"])
+@pytest.mark.parametrize("way", ["--init_from=", "--model.init_from ", "config"])
 def test_a_run_starts_from_the_networks_of_another_with_everything_else_fresh(
     finished_run: tuple[Path, str], way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,31 +402,6 @@ def test_networks_of_another_shape_are_refused_before_a_folder_exists(
         f"error: checkpoint {str(last)!r} is of algorithm SAC, this run has DQN: give a checkpoint of the same, or "
         "change env_id or model"
     )
-
-
-def test_ppo_learns_on_when_it_goes_on_by_the_command_that_fit_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    short = ["total_env_steps=2048", "env_steps_per_epoch=1024", "eval_episodes=1", "test_episodes=2"]
-    flags = [*(f"--data.{setting}" for setting in short), "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    main(["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), *flags, "--model.compile=false"])
-    out = capsys.readouterr().out
-    assert "after 2,048 environment steps" in out
-    [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", out, re.MULTILINE)
-    main(shlex.split(resume))
-    assert "after 4,096 environment steps" in capsys.readouterr().out
-    one, two = sorted((state_of(path) for path in tmp_path.glob("runs/*/*/checkpoints/last.ckpt")), key=steps_of)
-    assert [steps_of(one), steps_of(two)] == [2048, 4096]
-    for state, total in ((one, 2048), (two, 4096)):  # the rates of the last batch, of 256 steps
-        rates = [group["lr"] for each in state["optimizer_states"] for group in each["param_groups"]]
-        assert rates == pytest.approx([1e-3 * 256 / total] * 2)
-    for name, value in one["state_dict"].items():
-        assert not torch.equal(value, two["state_dict"][name]), name
-
-
-def steps_of(state: dict[str, Any]) -> int:
-    return state["rl_lightning"]["env_steps"]
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
