@@ -11,7 +11,7 @@ train: $(VENV)/.train
 	$(BIN)/rl-lightning fit -c configs/sac/pendulum.yaml
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report=term
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
