@@ -18,8 +18,8 @@ from benchmarks.on_policy import TASKS, run_ours
 from benchmarks.report import describe_machine, markdown_table
 from benchmarks.throughput import rate
 from rl_lightning import A2C, PPO
-from rl_lightning.algorithms import module as algorithms
-from rl_lightning.data import module as data
+from rl_lightning.algorithms import base as algorithms
+from rl_lightning.data import base as data
 
 COMPILING = 1.0  # seconds; a call that takes longer is the one that compiles
 
@@ -52,7 +52,7 @@ def main() -> None:
     data.make_vec_env = timed_envs  # type: ignore[assignment]
     for learner in (A2C, PPO):
         learner.act = timed("policy", learner.act)  # type: ignore[method-assign]
-    algorithms.Algorithm._step_optimizers = timed("optimizers", algorithms.Algorithm._step_optimizers)  # type: ignore[method-assign]
+    algorithms.Algorithm.step = timed("optimizers", algorithms.Algorithm.step)  # type: ignore[method-assign]
 
     task = TASKS[name]
     whole = 1e6 / rate(run_ours(name), task.warmup)

@@ -41,6 +41,8 @@ def test_prioritized_replay_is_timed_in_turn_with_uniform_and_gets_priorities_ba
     monkeypatch.setattr("benchmarks.replay.compiled_or_eager", lambda gradients: gradients)
     env = make_env("Pendulum-v1")
     spaces = env.observation_space, env.action_space
+    for space in spaces:
+        space.seed(0)  # what `fill` stores
     uniform, prioritized = (ReplayBuffer(32, 1, *spaces, priority_alpha=alpha) for alpha in (0.0, 0.6))
     for buffer in (uniform, prioritized):
         assert fill(buffer, 32, env) > 0
