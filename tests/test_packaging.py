@@ -12,7 +12,8 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name the checkout
+OF_THE_CHECKOUT = ("PYTHONPATH", "PIP_CONSTRAINT")  # the second by a relative path
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OF_THE_CHECKOUT}
 
 
 def out(*command: str | Path, cwd: Path) -> str:

@@ -43,6 +43,7 @@ def assert_equal(net, other):
         torch.testing.assert_close(parameter, wanted, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("ours", "torchs"), PAIRS)
 def test_parameters_move_exactly_as_with_torchs_own(ours, torchs):
     mine, theirs = network(), network()
@@ -83,6 +84,7 @@ def test_parameters_without_a_gradient_stay_and_keep_their_own_count(ours, torch
     assert_equal(mine, theirs)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("ours", "torchs"), PAIRS)
 def test_each_group_has_its_own_learning_rate_and_a_scheduler_changes_it(ours, torchs):
     mine, theirs = network(), network()
@@ -100,6 +102,7 @@ def test_each_group_has_its_own_learning_rate_and_a_scheduler_changes_it(ours, t
     assert optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("ours", "torchs"), PAIRS)
 @pytest.mark.parametrize("to_ours", [True, False])
 def test_the_state_of_torchs_own_can_be_taken_over_and_given_back(ours, torchs, to_ours):
@@ -118,6 +121,7 @@ def test_the_state_of_torchs_own_can_be_taken_over_and_given_back(ours, torchs, 
     assert_equal(resumed, net)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("make", [FusedAdam, ForeachRMSprop])
 def test_hooks_are_called_and_the_closures_value_comes_back(make):
     net = network()
