@@ -11,12 +11,14 @@ train: $(VENV)/.train
 	$(BIN)/rl-lightning fit -c configs/sac/pendulum.yaml
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
-check: $(VENV)/.check
+# the tests with coverage take a third longer, so `make test` goes without
+check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report=term
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed
