@@ -42,7 +42,7 @@ def shortened(settings: dict[str, Any], eager: bool) -> dict[str, Any]:
         model["compile"] = False
     if data["env_id"].startswith("rl_lightning.") and "atari" in data["env_id"]:
         data["env_kwargs"]["max_episode_steps"] = 60
-    if settings["data"]["class_path"].endswith("ReplayDataModule"):
+    if settings["data"]["class_path"] == "rl_lightning.ReplayDataModule":
         iteration = data["train_freq"] * data["num_envs"]
         data["learning_starts"] = 256
         data["env_steps_per_batch"] = max(16, iteration)

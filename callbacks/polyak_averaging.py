@@ -10,13 +10,13 @@ from rl_lightning.functional import polyak_update
 
 
 class PolyakAveraging(Callback):
-    """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps (the last line of SAC's Algorithm 1).
+    """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps of ψ (the last line of SAC's Algorithm 1).
 
     It follows the pairs of the learner's `target_networks()`, parameters and buffers alike. `tau=1` copies.
 
     Args:
         tau: the weight of the online network, in (0, 1].
-        target_update_interval: gradient steps from one update to the next.
+        target_update_interval: gradient steps of the online networks from one update to the next.
 
     Raises:
         UsageError: a value out of range.
@@ -39,7 +39,9 @@ class PolyakAveraging(Callback):
             self.gradient_steps, self._pairs = 0, []
 
     def on_gradient_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called by learners after every optimizer has stepped once."""
+        """Called by learners after a gradient step; one of networks that have no target, a policy's, does not count."""
+        if not getattr(pl_module, "moved_online_networks", True):
+            return
         self.gradient_steps += 1
         if self.gradient_steps % self.target_update_interval == 0:
             if not self._pairs:  # looked up once, on the device where training goes on

@@ -1,11 +1,15 @@
 """Advantage actor-critic over several environments: A3C's synchronous form (arXiv:1602.01783), with GAE."""
 
+import torch
 from torch import Tensor
 
-from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
+from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grads
+from rl_lightning.algorithms.bridge import EstimatorCallable, LikelihoodRatio
+from rl_lightning.algorithms.off_policy_critic import CriticCallable
+from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units
 from rl_lightning.data import RolloutDataModule, RolloutStream
 from rl_lightning.errors import require
-from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
+from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import ForeachRMSprop, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time
@@ -28,6 +32,9 @@ class A2C(Algorithm):
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.
         shared_trunk: one encoder of images for policy and value; it is then stepped by the policy's optimizer.
+        gradient_variance: measure the variance of the policy gradient, once for each rollout.
+        estimator: of the policy gradient (`rl_lightning.algorithms.bridge`); all but the default ask a critic.
+        critic: Q_w from replay, for the estimator; data is then a `RolloutReplayDataModule`.
         network: the body of both networks.
         policy_optimizer: steps the policy.
         value_optimizer: steps the value.
@@ -57,6 +64,9 @@ class A2C(Algorithm):
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
         shared_trunk: bool = False,
+        gradient_variance: bool = False,
+        estimator: EstimatorCallable = LikelihoodRatio,
+        critic: CriticCallable | None = None,
         network: NetworkCallable = MLP,
         policy_optimizer: OptimizerCallable = lambda params: ForeachRMSprop(params, lr=7e-4, eps=1e-5),
         value_optimizer: OptimizerCallable = lambda params: ForeachRMSprop(params, lr=7e-4, eps=1e-5),
@@ -78,6 +88,8 @@ class A2C(Algorithm):
             normalize_observations,
             gamma if normalize_returns else None,
         )
+        self.gradient_variance = gradient_variance
+        self.policy_gradient = PolicyGradient(self, estimator, critic)
         self.learned("policy", self.networks.policy, policy_optimizer, policy_scheduler)
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
@@ -88,24 +100,35 @@ class A2C(Algorithm):
     def learn(self, batch: RolloutStream) -> None:
         """The loop of one thread of Algorithm S3, with N environments in step for its threads."""
         for rollout in batch:  # π_φ acts until t − t_start = t_max
-            found = self.compute_gradients(self.networks.scale_rewards(rollout, self.gather))
+            self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
+            replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
+            scaled = self.networks.scale_rewards(rollout, self.gather)
+            if self.gradient_variance:
+                self.metrics.update(self.variance_metrics(scaled, replayed))
+            found = self.compute_gradients(scaled, replayed)
             self.step("policy", found)  # φ ← φ + η ∇_φ (log π_φ(a_t|s_t) A_t + β H(π_φ(·|s_t)))
             self.step("value", found)  # θ ← θ − η ∇_θ (R − V_θ(s_t))²
             self.end_gradient_step(found)
             self.networks.observe(rollout, self.gather)
 
-    def gradients(self, batch: Rollout) -> Gradients:
+    def gradients(self, batch: Rollout, replayed: Obs | None = None) -> Gradients:
         """Of −E[A log π_φ(a|s) + β H(π_φ(·|s))] + c E[½ (R − V_θ(s))²], where the paper has neither c nor ½.
 
-        A and R = A + V_θ(s) are held fixed; β is `ent_coef`, c `vf_coef`.
+        A and R = A + V_θ(s) are held fixed; β is `ent_coef`, c `vf_coef`. Other estimators change the first term.
+
+        Args:
+            batch: [T, N, ...].
+            replayed: observations of replay [T N, *obs_shape], where the estimator takes them.
         """
-        pi, value = self.networks(flat_in_time(batch.obs))  # value: [T N]
+        obs, action = flat_in_time(batch.obs), batch.action.flatten(0, 1)
+        pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(batch, value, self.gamma, self.gae_lambda)  # [T N]
         returns = advantage + value.detach()  # [T N]
+        weighed = self.policy_gradient.weigh(self.networks, advantage, pi, obs, action, replayed)
         if self.normalize_advantage:
-            advantage = standardized(advantage)
+            weighed = in_standard_units(weighed)
         entropy = pi.entropy().mean()
-        policy_loss = -(advantage * pi.log_prob(batch.action.flatten(0, 1))).mean()
+        policy_loss = -self.policy_gradient.surrogate(self.networks, pi, obs, action, weighed)
         value_loss = half_squared_error(value, returns)
         metrics = {
             "train/policy_loss": policy_loss,
@@ -123,9 +146,19 @@ class A2C(Algorithm):
         }
         return Gradients(gradients, metrics)
 
+    @torch.no_grad()
+    def variance_metrics(self, batch: Rollout, replayed: Obs | None) -> Metrics:
+        """The variance of the policy gradient at a rollout [T, N, ...]."""
+        obs, action = flat_in_time(batch.obs), batch.action.flatten(0, 1)
+        pi, value = self.networks(obs)
+        advantage = self.networks.advantages(batch, value, self.gamma, self.gae_lambda)  # [T N]
+        weighed = self.policy_gradient.weigh(self.networks, advantage, pi, obs, action, replayed)
+        return self.policy_gradient.metrics(self.networks, obs, action, weighed, advantage)
+
     def check_data(self, data: object) -> None:
-        """Refuse whole episodes."""
+        """Refuse whole episodes, and replay that nothing learns from."""
         super().check_data(data)
+        self.policy_gradient.check_data(data, "A2C")
         assert isinstance(data, RolloutDataModule)
         require(
             data.rollout_steps is not None,

@@ -65,6 +65,7 @@ class Algorithm(LightningModule, ABC):
         acts_in: the kind of actions that it has a policy for.
         gamma: the discount.
         gradient_steps: taken so far, each of all optimizers that were due.
+        moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
         clock: environment steps of the run.
         noise: on actions while collecting, of learners that have it.
@@ -94,12 +95,14 @@ class Algorithm(LightningModule, ABC):
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
         self.gamma, self.compile_gradients = gamma, compile
-        self.gradient_steps, self.clock = 0, Clock(0)
+        self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
+        self._computes: dict[str, Callable[..., Any]] = {}
         self._processes = 1
         self._targets: list[tuple[nn.Module, nn.Module]] = []
+        self._online: set[str] = set()  # names of the learned networks that have a target
         self._interaction = EnvironmentInteraction()
         self._episodes = EpisodeStatistics()
 
@@ -182,6 +185,7 @@ class Algorithm(LightningModule, ABC):
         all_others = (own.tau, own.target_update_interval)
         advice = f"one callback moves all targets of a learner; give {all_others} here too"
         require(pace == all_others, "tau, target_update_interval", pace, advice)
+        self._online |= {learned.name for learned in self._learned.values() if learned.network is network}
         target = deepcopy(network).requires_grad_(False)
         self._targets.append((network, target))
         return target
@@ -221,7 +225,7 @@ class Algorithm(LightningModule, ABC):
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
-        self._compute = compiled_or_eager(self._detached) if self.compile_gradients else self._detached
+        self._computes = {}
 
     def on_fit_start(self) -> None:
         """Policies that learn from what they have done do so in the mode that they act in."""
@@ -261,14 +265,17 @@ class Algorithm(LightningModule, ABC):
         self.learn(batch)
 
     def compute_gradients(self, *batch: Any) -> Gradients:
-        """`gradients`, as one compiled graph unless `compile` is off, without the graph that they were found by."""
-        metrics, of, td_error, approx_kl = self._compute(*batch)
-        return Gradients(of, metrics, td_error, approx_kl)
+        """`gradients`, as `compute` runs it."""
+        return self.compute(self.gradients, *batch)
 
-    def _detached(self, *batch: Any) -> tuple[Any, ...]:
-        # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
-        found = self.gradients(*batch).detach()
-        return found.metrics, found.of, found.td_error, found.approx_kl
+    def compute(self, gradients: Callable[..., Gradients], *batch: Any) -> Gradients:
+        """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
+        name = gradients.__qualname__
+        if name not in self._computes:
+            run = _detached(gradients)
+            self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
+        metrics, of, td_error, approx_kl = self._computes[name](*batch)
+        return Gradients(of, metrics, td_error, approx_kl)
 
     def step(self, name: str, found: Gradients) -> None:
         """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
@@ -278,6 +285,7 @@ class Algorithm(LightningModule, ABC):
         """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
         self.metrics.update(found.metrics)
         self.gradient_steps += 1
+        self.moved_online_networks = not self._online.isdisjoint(found.of)
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
 
@@ -385,6 +393,15 @@ class Algorithm(LightningModule, ABC):
                 f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
                 f"({reason} ...)"
             ) from error
+
+
+def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
+    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
+    def detached(*batch: Any) -> tuple[Any, ...]:
+        found = gradients(*batch).detach()
+        return found.metrics, found.of, found.td_error, found.approx_kl
+
+    return detached
 
 
 def _as_list(items: Any) -> list[Any]:

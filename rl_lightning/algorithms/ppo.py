@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, check_ranges, grads
+from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio, Weighed
+from rl_lightning.algorithms.off_policy_critic import CriticCallable
+from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
-from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error, standardized
+from rl_lightning.functional import clipped_to_norm, explained_variance, half_squared_error
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.schedules import Schedule, scheduled
@@ -19,10 +22,11 @@ class Samples(NamedTuple):
 
     obs: Obs  # [B, *obs_shape]
     action: Tensor  # [B, *action_shape]
-    old_log_prob: Tensor  # [B], under the policy that acted
+    old_log_prob: Tensor  # [B], under the policy that acted; [B, A] where each dimension has an advantage
     old_value: Tensor  # [B], before learning from this rollout
-    advantage: Tensor  # [B]
+    advantage: Tensor  # [B], less what an estimator takes from it; or [B, A]
     returns: Tensor  # [B], what V is to become
+    control: Control  # empty unless an estimator differentiates a critic
 
 
 class PPO(Algorithm):
@@ -49,6 +53,9 @@ class PPO(Algorithm):
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.
         shared_trunk: one encoder of images for policy and value; it is then stepped by the policy's optimizer.
+        gradient_variance: measure the variance of the policy gradient, once for each rollout.
+        estimator: of the policy gradient (`rl_lightning.algorithms.bridge`); all but the default ask a critic.
+        critic: Q_w from replay, for the estimator; data is then a `RolloutReplayDataModule`.
         network: the body of both networks.
         policy_optimizer: steps the policy.
         value_optimizer: steps the value.
@@ -84,6 +91,9 @@ class PPO(Algorithm):
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
         shared_trunk: bool = False,
+        gradient_variance: bool = False,
+        estimator: EstimatorCallable = LikelihoodRatio,
+        critic: CriticCallable | None = None,
         network: NetworkCallable = MLP,
         policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4, eps=1e-5),
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4, eps=1e-5),
@@ -109,6 +119,8 @@ class PPO(Algorithm):
             normalize_observations,
             gamma if normalize_returns else None,
         )
+        self.gradient_variance = gradient_variance
+        self.policy_gradient = PolicyGradient(self, estimator, critic)
         self.learned("policy", self.networks.policy, policy_optimizer, policy_scheduler)
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
@@ -128,7 +140,9 @@ class PPO(Algorithm):
         With `target_kl` an iteration ends early, once the policy is too far from the one that acted.
         """
         for rollout in batch:  # [T, N, ...]
-            samples = self.with_advantages(rollout)  # [T N, ...]
+            self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
+            replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
+            samples = self.with_advantages(rollout, replayed)  # [T N, ...]
             clip_range = self.present_clip_range()
             for minibatch in shuffled(samples, self.n_epochs, self.batch_size):
                 found = self.compute_gradients(minibatch, clip_range)
@@ -150,16 +164,24 @@ class PPO(Algorithm):
         return torch.tensor(max(clip_range, 1e-6), device=self.device)
 
     @torch.no_grad()
-    def with_advantages(self, rollout: Rollout) -> Samples:
+    def with_advantages(self, rollout: Rollout, replayed: Obs | None = None) -> Samples:
         """Â_t by GAE and V^targ_t = Â_t + V(s_t), of a rollout [T, N, ...]; old_log_prob is of the policy that acted.
 
         Â_t = δ_t + γ λ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (Eq. 11 and 12), cut at the ends of episodes.
+
+        Args:
+            rollout: with the rewards as they came.
+            replayed: observations of replay [T N, *obs_shape], where the estimator takes them.
         """
         rollout = self.networks.scale_rewards(rollout, self.gather)
         obs, action = flat_in_time(rollout.obs), rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]
-        return Samples(obs, action, pi.log_prob(action), value, advantage, returns=advantage + value)
+        weighed = self.policy_gradient.weigh(self.networks, advantage, pi, obs, action, replayed)
+        if self.gradient_variance:
+            self.metrics.update(self.policy_gradient.metrics(self.networks, obs, action, weighed, advantage))
+        log_prob = self.policy_gradient.log_prob(pi, action)
+        return Samples(obs, action, log_prob, value, weighed.advantage, advantage + value, weighed.control)
 
     def gradients(self, batch: Samples, clip_range: Tensor) -> Gradients:
         """Of −L = E[−L^CLIP + c_1 L^VF − c_2 S[π]] (Eq. 9) at one minibatch.
@@ -172,13 +194,15 @@ class PPO(Algorithm):
             clip_range: ε, a scalar.
         """
         pi, value = self.networks(batch.obs)  # value: [B]
-        log_ratio = pi.log_prob(batch.action) - batch.old_log_prob  # [B]
-        ratio = log_ratio.exp()  # [B]
-        advantage = standardized(batch.advantage) if self.normalize_advantage else batch.advantage  # [B]
+        log_ratio = self.policy_gradient.log_prob(pi, batch.action) - batch.old_log_prob  # [B], or [B, A]
+        ratio = log_ratio.exp()  # [B], or [B, A]
+        weighed = Weighed(batch.advantage, batch.control)
+        advantage, control = in_standard_units(weighed) if self.normalize_advantage else weighed
 
         entropy = pi.entropy().mean()
-        approx_kl = (ratio - 1.0 - log_ratio).mean()
-        policy_loss = -clipped_surrogate(ratio, advantage, clip_range)
+        approx_kl = over_dimensions(ratio - 1.0 - log_ratio).mean()
+        objective = clipped_surrogate(ratio, advantage, clip_range)
+        policy_loss = -self.policy_gradient.corrected(objective, self.networks, pi, batch.obs, control)
         value_loss = half_squared_error(self.clipped_value(value, batch.old_value), batch.returns)
         metrics = {
             "train/policy_loss": policy_loss,
@@ -208,12 +232,16 @@ class PPO(Algorithm):
         return old_value + (value - old_value).clamp(-self.clip_range_vf, self.clip_range_vf)
 
     def check_data(self, data: object) -> None:
-        """Refuse whole episodes, and rollouts that minibatches do not divide."""
+        """Refuse whole episodes, rollouts that minibatches do not divide, and replay that nothing learns from."""
         super().check_data(data)
+        self.policy_gradient.check_data(data, "PPO")
         check_minibatches(data, self.batch_size, "PPO")
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: Tensor) -> Tensor:
-    """L^CLIP, Eq. 7: E[min(r A, clip(r, 1 − ε, 1 + ε) A)]. ratio and advantage [B]; clip_range and result scalars."""
-    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)  # [B]
-    return torch.minimum(ratio * advantage, clipped * advantage).mean()
+    """L^CLIP, Eq. 7: E[min(r A, clip(r, 1 − ε, 1 + ε) A)], summed over dimensions where each has its own.
+
+    ratio and advantage [B] or [B, A]; clip_range and result scalars.
+    """
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)  # [B], or [B, A]
+    return over_dimensions(torch.minimum(ratio * advantage, clipped * advantage)).mean()

@@ -8,9 +8,12 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
+from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
+from rl_lightning.algorithms.off_policy_critic import CriticCallable
+from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
 from rl_lightning.errors import require
-from rl_lightning.functional import explained_variance, half_squared_error, standardized
+from rl_lightning.functional import explained_variance, half_squared_error
 from rl_lightning.networks import MLP, NetworkCallable, PolicyAndValue
 from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
 from rl_lightning.types import Obs, Rollout, Space, flat_in_time
@@ -21,8 +24,9 @@ class Samples(NamedTuple):
 
     obs: Obs  # [B, *obs_shape]
     action: Tensor  # [B, *action_shape]
-    advantage: Tensor  # [B]
+    advantage: Tensor  # [B], less what an estimator takes from it; or [B, A], of each dimension of the action
     returns: Tensor  # [B], what V is to become
+    control: Control  # empty unless an estimator differentiates a critic
 
 
 class TRPO(Algorithm):
@@ -47,6 +51,9 @@ class TRPO(Algorithm):
         normalize_returns: scale rewards by the running deviation of returns.
         state_dependent_std: a Gaussian policy's deviation is a function of the observation, not one for all.
         log_std_init: log of the deviation at the start, where it is one for all.
+        gradient_variance: measure the variance of the policy gradient, once for each rollout.
+        estimator: of the policy gradient (`rl_lightning.algorithms.bridge`); all but the default ask a critic.
+        critic: Q_w from replay, for the estimator; data is then a `RolloutReplayDataModule`.
         network: the body of both networks.
         value_optimizer: steps V.
         value_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps of V.
@@ -77,6 +84,9 @@ class TRPO(Algorithm):
         normalize_returns: bool = False,
         state_dependent_std: bool = False,
         log_std_init: float = 0.0,
+        gradient_variance: bool = False,
+        estimator: EstimatorCallable = LikelihoodRatio,
+        critic: CriticCallable | None = None,
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         value_scheduler: LRSchedulerCallable | None = None,
@@ -102,6 +112,8 @@ class TRPO(Algorithm):
             normalize_observations=normalize_observations,
             normalize_returns=gamma if normalize_returns else None,
         )
+        self.gradient_variance = gradient_variance
+        self.policy_gradient = PolicyGradient(self, estimator, critic)
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
@@ -111,7 +123,9 @@ class TRPO(Algorithm):
     def learn(self, batch: RolloutStream) -> None:
         """Algorithm 1 with the practical step of section 6: the policy's step first, then V's."""
         for rollout in batch:  # of π_θold
-            samples = self.with_advantages(rollout)
+            self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
+            replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
+            samples = self.with_advantages(rollout, replayed)
             self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
             for minibatch in shuffled(samples, self.n_critic_updates, self.batch_size):
                 found = self.compute_gradients(minibatch)
@@ -120,28 +134,38 @@ class TRPO(Algorithm):
             self.networks.observe(rollout, self.gather)
 
     @torch.no_grad()
-    def with_advantages(self, rollout: Rollout) -> Samples:
-        """Advantages by GAE, and what V is to become, of a rollout [T, N, ...]."""
+    def with_advantages(self, rollout: Rollout, replayed: Obs | None = None) -> Samples:
+        """Advantages by GAE, and what V is to become, of a rollout [T, N, ...].
+
+        Args:
+            rollout: with the rewards as they came.
+            replayed: observations of replay [T N, *obs_shape], where the estimator takes them.
+        """
         rollout = self.networks.scale_rewards(rollout, self.gather)
         obs = flat_in_time(rollout.obs)
-        value = self.networks.values(obs)  # [T N]
+        action = rollout.action.flatten(0, 1)
+        pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]
-        returns = advantage + value
+        weighed = self.policy_gradient.weigh(self.networks, advantage, pi, obs, action, replayed)
+        if self.gradient_variance:
+            self.metrics.update(self.policy_gradient.metrics(self.networks, obs, action, weighed, advantage))
         if self.normalize_advantage:
-            advantage = standardized(advantage)
-        return Samples(obs, rollout.action.flatten(0, 1), advantage, returns)
+            weighed = in_standard_units(weighed)
+        return Samples(obs, action, weighed.advantage, advantage + value, weighed.control)
 
     def step_policy(self, samples: Samples) -> Metrics:
         """Maximize the surrogate (Eq. 14) within the trust region: natural gradient, then line search (appendix C)."""
         policy = self.networks.policy
         parameters = list(policy.parameters())
         old_pi = self.networks.distribution(samples.obs).detach()
-        old_log_prob = old_pi.log_prob(samples.action)  # [B]
+        old_log_prob = self.policy_gradient.log_prob(old_pi, samples.action)  # [B], or [B, A]
 
         def surrogate_and_kl() -> tuple[Tensor, Tensor]:
             pi = self.networks.distribution(samples.obs)
-            ratio = (pi.log_prob(samples.action) - old_log_prob).exp()  # [B]
-            return (ratio * samples.advantage).mean(), old_pi.kl(pi).mean()
+            ratio = (self.policy_gradient.log_prob(pi, samples.action) - old_log_prob).exp()  # [B], or [B, A]
+            surrogate = over_dimensions(ratio * samples.advantage).mean()
+            surrogate = self.policy_gradient.corrected(surrogate, self.networks, pi, samples.obs, samples.control)
+            return surrogate, old_pi.kl(pi).mean()
 
         surrogate, kl = surrogate_and_kl()
         gradient = self._mean(torch.autograd.grad(surrogate, parameters, retain_graph=True))  # g
@@ -189,8 +213,9 @@ class TRPO(Algorithm):
         return self.mean_over_processes((torch.cat([tensor.flatten() for tensor in tensors]),))[0]
 
     def check_data(self, data: object) -> None:
-        """Refuse whole episodes, and rollouts that minibatches do not divide."""
+        """Refuse whole episodes, rollouts that minibatches do not divide, and replay that nothing learns from."""
         super().check_data(data)
+        self.policy_gradient.check_data(data, "TRPO")
         check_minibatches(data, self.batch_size, "TRPO")
 
 

@@ -3,6 +3,7 @@
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay import ReplayBuffer, ReplayDataModule, ReplayStream
 from rl_lightning.data.rollout import RolloutDataModule, RolloutStream, check_minibatches, shuffled
+from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 
 __all__ = [
     "EnvironmentDataModule",
@@ -10,6 +11,7 @@ __all__ = [
     "ReplayDataModule",
     "ReplayStream",
     "RolloutDataModule",
+    "RolloutReplayDataModule",
     "RolloutStream",
     "check_minibatches",
     "shuffled",

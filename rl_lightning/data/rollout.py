@@ -5,12 +5,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import require
 from rl_lightning.spaces import to_tensor
-from rl_lightning.types import Rollout, map_obs, to_device
+from rl_lightning.types import Obs, Rollout, Step, Transition, map_obs, to_device
 
 EPISODE_BATCH = 1_000  # environment steps of a training batch of whole episodes, unless told otherwise
 
@@ -87,7 +88,10 @@ class RolloutDataModule(EnvironmentDataModule):
 
     def rollout(self) -> Rollout:
         """Gather one rollout: [T, num_envs, ...], on the CPU."""
-        steps = self.collector.collect(self.rollout_steps)
+        return self.rollout_of(self.collector.collect(self.rollout_steps))
+
+    def rollout_of(self, steps: list[Step]) -> Rollout:
+        """Steps of every environment as one rollout [T, num_envs, ...]."""
         obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*steps, strict=True))
         return Rollout(
             obs=to_tensor(map_obs(_stacked, *obs), self.observation_space),
@@ -97,6 +101,18 @@ class RolloutDataModule(EnvironmentDataModule):
             terminated=torch.from_numpy(np.stack(terminated)),
             truncated=torch.from_numpy(np.stack(truncated)),
         )
+
+    def replayed(self, gamma: float, device: torch.device) -> Iterator[Transition]:
+        """Minibatches of replay to learn from beside the latest rollout: none, as rollouts are forgotten."""
+        return iter(())
+
+    def replayed_observations(self, time_steps: int) -> Obs:
+        """Observations of replay, which is not kept here.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a RolloutDataModule keeps no replay: RolloutReplayDataModule does")
 
     def train_dataloader(self) -> "RolloutLoader":
         """One epoch of streams of rollouts."""
@@ -133,6 +149,19 @@ class RolloutStream:
             self.taken += rollout.reward.numel()
             yield Rollout(*(to_device(field, self.device) for field in rollout))
 
+    def replayed(self, gamma: float) -> Iterator[Transition]:
+        """Minibatches of replay [batch_size, ...] beside the latest rollout, on the device, where replay is kept.
+
+        Args:
+            gamma: the learner's discount γ.
+        """
+        return self.data.replayed(gamma, self.device)
+
+    def replayed_observations(self, time_steps: int) -> Obs:
+        """Observations of replay [time_steps, *obs_shape], drawn uniformly, on the device."""
+        obs: Obs = to_device(self.data.replayed_observations(time_steps), self.device)
+        return obs
+
 
 class RolloutLoader:
     """An epoch of streams. It has a length, so Lightning never prefetches one.
@@ -167,7 +196,8 @@ def shuffled(samples: Samples, n_epochs: int, batch_size: int | None) -> Iterato
         n_epochs: passes.
         batch_size: time steps in a minibatch; None takes all. The last one of a pass may be smaller.
     """
-    size, device = len(samples[-1]), samples[-1].device
+    tensor = next(field for field in samples if isinstance(field, Tensor))
+    size, device = len(tensor), tensor.device
     for _ in range(n_epochs):
         for index in torch.split(torch.randperm(size, device=device), batch_size or size):
             yield type(samples)(*(map_obs(lambda x, index=index: x[index], field) for field in samples))

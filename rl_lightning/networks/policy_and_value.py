@@ -196,7 +196,11 @@ class PolicyAndValue(nn.Module):
         if self.return_normalizer is None:
             return rollout
         self.return_normalizer.update(rollout.reward, rollout.terminated | rollout.truncated, gather)
-        return rollout._replace(reward=self.return_normalizer(rollout.reward))
+        return rollout._replace(reward=self.scaled(rollout.reward))
+
+    def scaled(self, reward: Tensor) -> Tensor:
+        """Rewards as the value sees them, of any shape."""
+        return reward if self.return_normalizer is None else self.return_normalizer(reward)
 
     def observe(self, rollout: Rollout, gather: Gather) -> None:
         """Let a rollout's observations enter the running statistics; after learning from it, in which they are fixed.

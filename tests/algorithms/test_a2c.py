@@ -122,7 +122,7 @@ def test_each_rollout_is_one_gradient_step():
     data = RolloutDataModule("toys:Spaces-v0", num_envs=3, rollout_steps=7, env_steps_per_batch=42, total_env_steps=126)
     model = A2C(data.observation_space, data.action_space, network=TINY, compile=False)
     shapes, gradients = [], model.gradients
-    model.gradients = lambda batch: shapes.append(batch.reward.shape) or gradients(batch)
+    model.gradients = lambda batch, _: shapes.append(batch.reward.shape) or gradients(batch)
     counter = GradientSteps()
     fit(model, data, make_trainer([counter]))
     assert shapes == [(7, 3)] * 6
@@ -133,7 +133,7 @@ def test_every_rollout_continues_the_one_before_it():
     data = RolloutDataModule("toys:Counter-v0", num_envs=2, rollout_steps=5, total_env_steps=40)
     model = A2C(data.observation_space, data.action_space, network=TINY, compile=False)
     seen, gradients = [], model.gradients
-    model.gradients = lambda batch: seen.append(batch) or gradients(batch)
+    model.gradients = lambda batch, _: seen.append(batch) or gradients(batch)
     fit(model, data)
     obs = torch.cat([batch.obs for batch in seen])  # [20, 2, (episode, t)]
     next_obs = torch.cat([batch.next_obs for batch in seen])
@@ -155,7 +155,7 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_sums_so_far():
     raw, scaled, gradients = [], [], model.gradients
     gather_rollout = data.rollout
     data.rollout = lambda: raw.append(gather_rollout()) or raw[-1]
-    model.gradients = lambda batch: scaled.append(batch.reward) or gradients(batch)
+    model.gradients = lambda batch, _: scaled.append(batch.reward) or gradients(batch)
     fit(model, data)
 
     running, sums = np.zeros(2), []

@@ -25,6 +25,7 @@ def samples(ratios=(1.0,) * 5, advantages=(1.0, -2.0, 0.5, 3.0, -1.0), old_value
         torch.tensor(STATES).unsqueeze(-1),
         torch.tensor(ACTIONS),
         *(torch.tensor(x) for x in (log_probs, old_value, advantages, returns)),
+        {},
     )
 
 
@@ -105,7 +106,7 @@ def test_advantages_are_standardized_in_the_minibatch():
 
 
 def test_the_gradients_of_a_minibatch_of_one_are_finite():
-    one = Samples(*(field[:1] for field in samples()))
+    one = Samples(*(field[:1] for field in samples()[:-1]), {})
     found = gradients(one, normalize_advantage=True)
     assert np.isfinite(np.concatenate(both(found))).all()
     assert all(metric.isfinite() for metric in found.metrics.values())
@@ -184,7 +185,7 @@ def test_a_rollout_becomes_samples_with_the_advantages_worked_out_by_hand(ends, 
     assert batch.old_value.tolist() == approx([3.0, -3.0])
     assert batch.advantage.tolist() == approx([returns[0] - 3.0, returns[1] + 3.0])
     assert batch.old_log_prob.tolist() == approx([math.log(pi(1.0)[1]), math.log(pi(-2.0)[0])])
-    assert not any(field.requires_grad for field in batch)
+    assert not any(field.requires_grad for field in batch[:-1])
 
 
 def test_an_episode_cut_off_inside_a_rollout_goes_on_with_its_last_value_and_no_further():
@@ -263,7 +264,7 @@ def test_ratios_are_to_the_policy_that_acted_with_the_statistics_it_acted_with()
         return found
 
     model.act, model.gradients = act, spy
-    model.with_advantages = lambda batch: taken.append(with_advantages(batch)) or taken[-1]
+    model.with_advantages = lambda *rollout: taken.append(with_advantages(*rollout)) or taken[-1]
     fit(model, data)
     old, acted = torch.cat([samples.old_log_prob for samples in taken]), torch.cat(acted)
     torch.testing.assert_close(old[21:], acted[21:])
@@ -308,7 +309,7 @@ def test_first_ratios_are_1_to_the_policy_that_acted_with_dropout_and_batch_norm
         return found
 
     model.act, model.gradients = act, spy
-    model.with_advantages = lambda batch: taken.append(with_advantages(batch)) or taken[-1]
+    model.with_advantages = lambda *rollout: taken.append(with_advantages(*rollout)) or taken[-1]
     fit(model, data)
     torch.testing.assert_close(torch.cat([samples.old_log_prob for samples in taken]), torch.cat(acted))
     assert len(first) == 18

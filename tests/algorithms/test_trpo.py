@@ -36,7 +36,7 @@ def random_samples(model, size=64):
     obs = torch.randn(size, 3)
     with torch.no_grad():
         action = model.act(obs)
-    return Samples(obs, action, torch.randn(size), torch.randn(size))
+    return Samples(obs, action, torch.randn(size), torch.randn(size), {})
 
 
 def weights(module):
@@ -261,7 +261,7 @@ def test_a_rollout_becomes_samples_with_the_advantages_worked_out_by_hand(normal
 def test_the_values_loss_and_gradient_are_those_worked_out_by_hand():
     states, returns = [1.0, -2.0, 0.5], [1.0, 2.0, -1.0]
     none = torch.full((3,), math.nan)  # nothing but the returns matters
-    found = linear(TRPO).gradients(Samples(torch.tensor(states).unsqueeze(-1), none, none, torch.tensor(returns)))
+    found = linear(TRPO).gradients(Samples(torch.tensor(states).unsqueeze(-1), none, none, torch.tensor(returns), {}))
     errors = [v(s) - g for s, g in zip(states, returns, strict=True)]
     assert found.metrics["train/value_loss"].item() == approx(0.5 * np.square(errors).mean())
     assert found.of.keys() == {"value"}

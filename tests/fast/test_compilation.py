@@ -6,7 +6,6 @@ import torch
 from short_runs import ppo, sac, weights
 
 from rl_lightning import A2C, MLP, Rollout
-from rl_lightning.fast.compilation import compiled_or_eager
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # compiling has nothing to say
 OBS, ACTION = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)
@@ -29,8 +28,6 @@ def rollout(steps=4):
 
 
 def compiled_gradients(model):
-    """As `compute_gradients` has them in a run."""
-    model._compute = compiled_or_eager(model._detached)
     return model.compute_gradients
 
 

@@ -55,9 +55,9 @@ class ReplayStream:
             if self.source.clock.progress >= 1.0:
                 return
             batch, index = self.source.draw(gamma)
-            fields = (_unbound(to_device(field, self.device)) for field in batch)
-            for self._index, *minibatch in zip(index, *fields, strict=True):
-                yield Transition(*minibatch)
+            for number, minibatch in zip(index, minibatches_of(batch, self.device), strict=True):
+                self._index = number
+                yield minibatch
 
     def prioritize(self, td_error: Tensor | None) -> None:
         """Give the transitions of the latest minibatch the priorities of their TD errors, if replay has priorities.
@@ -88,6 +88,12 @@ class ReplayLoader:
         """Streams of `env_steps_per_batch` environment steps."""
         for _ in range(self.batches):
             yield ReplayStream(self.source)
+
+
+def minibatches_of(batch: Transition, device: torch.device) -> Iterator[Transition]:
+    """Minibatches [updates, batch_size, ...] one by one, on a device that they are moved to together."""
+    fields = (_unbound(to_device(field, device)) for field in batch)
+    return (Transition(*minibatch) for minibatch in zip(*fields, strict=True))
 
 
 def _unbound(field: Any) -> Iterable[Any]:
