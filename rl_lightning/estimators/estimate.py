@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution as TorchDistribution
-from torch.distributions import Normal
 from torch.func import functional_call, grad, vmap
 
-from rl_lightning.errors import require
+from rl_lightning.errors import UsageError, require
 from rl_lightning.estimators.policies import Pi, log_prob
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.types import Obs, map_obs
@@ -83,18 +81,29 @@ def estimate(policy: nn.Module, surrogate: Surrogate, batch: Batch, *data: Tenso
         surrogate: what is differentiated.
         batch: its observations and its discount, if it has one, are used.
         data: what else the surrogate needs, [B, ...] each.
+
+    Raises:
+        UsageError: a policy that branches on values, or a discount of another shape than [B].
     """
     module = _Policy(policy)
     prefix = "of.policy." if isinstance(policy, PolicyAndValue) else "of."  # V is not differentiated
-    parameters = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
-    parameters = {name: value for name, value in parameters.items() if name.startswith(prefix)}
+    learned = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    parameters = {name: value.detach() for name, value in learned if name.startswith(prefix)}
 
     def of_one(parameters: dict[str, Tensor], obs: Obs, *data: Tensor) -> Tensor:
         pi = functional_call(module, parameters, (map_obs(lambda x: x.unsqueeze(0), obs),))
         return surrogate(pi, *(x.unsqueeze(0) for x in data)).squeeze(0)
 
-    with _unvalidated():
-        per_sample = vmap(grad(of_one), in_dims=(None, *[0] * (1 + len(data))))(parameters, batch.obs, *data)
+    of_all = vmap(grad(of_one), in_dims=(None, *[0] * (1 + len(data))))
+    try:
+        per_sample = of_all(parameters, batch.obs, *data)
+    except RuntimeError as error:
+        if "data-dependent control flow" not in str(error):
+            raise
+        raise UsageError(
+            f"policy {type(policy).__name__} is not allowed: it looks at values, which torch.func.vmap has none of; "
+            "choose by torch.where, and make one-hot vectors by scatter instead of torch.nn.functional.one_hot"
+        ) from error
     if batch.discount is not None:
         _require_one_each(batch.discount, batch, "batch.discount")
         per_sample = {name: torch.einsum("b,b...->b...", batch.discount, g) for name, g in per_sample.items()}
@@ -118,7 +127,7 @@ def distribution_of_actions(policy: nn.Module, batch: Batch) -> Pi:
     shape = pi.batch_shape + pi.event_shape if isinstance(pi, TorchDistribution) else pi.mode().shape
     allowed = f"the policy's are {tuple(shape)}"
     require(batch.action.shape == shape, "batch.action of shape", tuple(batch.action.shape), allowed)
-    density = log_prob(pi, batch.action)  # [B]
+    density = log_prob(pi, batch.action).detach()  # [B]
     allowed = "an action may lie on the edge, as a tanh does that is rounded to 1; give float64, or clip it"
     require(bool(density.isfinite().all()), "log π of batch.action", float(density.abs().max()), allowed)
     return pi
@@ -150,22 +159,6 @@ class _Policy(nn.Module):
 
     def forward(self, obs: Obs) -> Any:
         return self.of.distribution(obs) if isinstance(self.of, PolicyAndValue) else self.of(obs)
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Let torch's distributions take their arguments unseen: inside vmap there is nothing to look at."""
-    try:
-        Normal(0.0, -1.0)
-    except ValueError:
-        validated = True
-    else:
-        validated = False
-    TorchDistribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        TorchDistribution.set_default_validate_args(validated)
 
 
 def _require_one_each(x: Tensor, batch: Batch, name: str) -> None:
