@@ -5,9 +5,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value, hessian, vmap
 
 from rl_lightning.errors import require
-from rl_lightning.estimators.policies import Pi, log_prob_per_dim, reparameterize
+from rl_lightning.estimators.policies import Pi, center, log_prob_per_dim
 from rl_lightning.types import Obs, map_obs
 
 Critic = Callable[[Obs, Tensor], Tensor]
@@ -24,22 +25,34 @@ def slope_of(critic: Critic, obs: Obs, action: Tensor, create_graph: bool = Fals
         obs: [B, *obs_shape].
         action: [B, A].
         create_graph: keep both differentiable in the critic's parameters.
+
+    Raises:
+        UsageError: a critic that gives anything else than one number for each action.
     """
+
+    def total(action: Tensor) -> tuple[Tensor, Tensor]:
+        q = critic(obs, action)
+        allowed = f"give one number for each action, [{len(action)}]"
+        require(q.shape == action.shape[:1], "critic's values of shape", tuple(q.shape), allowed)
+        return q.sum(), q
+
     with torch.enable_grad():
-        action = action.detach().requires_grad_()
-        q = critic(obs, action)  # [B]
-        require(
-            q.shape == action.shape[:1],
-            "critic's output",
-            tuple(q.shape),
-            f"give one number for each action, [{len(action)}]",
-        )
-        (slope,) = torch.autograd.grad(q.sum(), action, create_graph=create_graph)  # [B, A]
-    return (q, slope) if create_graph else (q.detach(), slope)
+        slope, (_, q) = grad_and_value(total, has_aux=True)(action.detach())
+    return (q, slope) if create_graph else (q.detach(), slope.detach())
+
+
+def curvature_of(critic: Critic, obs: Obs, action: Tensor) -> Tensor:
+    """∂²Q(s, a)/∂a_i² of every dimension, [B, A]."""
+
+    def of_one(action: Tensor, obs: Obs) -> Tensor:
+        return critic(map_obs(lambda x: x.unsqueeze(0), obs), action.unsqueeze(0)).squeeze(0)
+
+    curvature: Tensor = vmap(hessian(of_one))(action.detach(), obs)  # [B, A, A]
+    return curvature.diagonal(dim1=1, dim2=2).detach()
 
 
 def linear_control(critic: Critic, obs: Obs, action: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Ā(s, a) = ∇_a Q(s, a)|_{a=μ} · (a − μ), the critic's advantage to first order (arXiv:1611.02247, section 3.1).
+    """Ā(s, a) = ∇_a Q(s, a)|_{a=μ} · (a − μ), the critic's advantage to first order (arXiv:1611.02247, Eq. 8).
 
     Args:
         critic: Q.
@@ -57,8 +70,9 @@ def linear_control(critic: Critic, obs: Obs, action: Tensor, mean: Tensor) -> tu
 def q_prop_eta(kind: Eta, advantage: Tensor, control: Tensor) -> Tensor:
     """η(s), how much of the control variate Ā is taken (arXiv:1611.02247, section 3.2).
 
-    "standard" takes all of it. The others go by the sign of the covariance of Â and Ā in a state, estimated from its
-    one sample as Â Ā: "conservative" takes 1 or 0, "aggressive" 1 or −1. As η then depends on the action, both are biased.
+    "standard" takes all of it. The others go by the sign of the covariance of Â and Ā in a state (Eq. 12), estimated
+    from its one sample as Â Ā: "conservative" takes 1 or 0, "aggressive" 1 or −1. As η then depends on the action, both
+    are biased.
 
     Args:
         kind: which.
@@ -87,7 +101,8 @@ def marginal_baselines(critic: Critic, obs: Obs, action: Tensor, pi: Pi, samples
         obs: [B, *obs_shape].
         action: [B, A].
         pi: π(·|s), with independent dimensions.
-        samples: b_i is the mean of Q(s, a) over so many draws of a_i ~ π_i(·|s); with 0, Q at its mean μ_i.
+        samples: b_i is the mean of Q(s, a) over so many draws of a_i ~ π_i(·|s); with 0, Q at its center, a
+            Gaussian's mean μ_i.
 
     Returns:
         [B, A], detached.
@@ -102,6 +117,6 @@ def marginal_baselines(critic: Critic, obs: Obs, action: Tensor, pi: Pi, samples
         1
     )  # [A, 1, A], which is exchanged in a copy
     repeated = map_obs(lambda x: x.expand(dims, *x.shape).flatten(0, 1), obs)  # [A B, *obs_shape]
-    draws = [pi.sample() for _ in range(samples)] or [reparameterize(pi, torch.zeros_like(action))]
+    draws = [pi.sample() for _ in range(samples)] or [center(pi)]
     q = [critic(repeated, torch.where(own, draw, action).flatten(0, 1)) for draw in draws]  # each [A B]
     return torch.stack(q).mean(0).view(dims, -1).T  # [B, A]

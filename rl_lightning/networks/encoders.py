@@ -4,7 +4,6 @@ from typing import Any, TypeGuard
 
 import gymnasium as gym
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl_lightning.errors import UsageError, one_line
@@ -29,7 +28,10 @@ class OneHotEncoder(nn.Module):
         self.out_features, self.start = int(space.n), int(space.start)
 
     def forward(self, obs: Tensor) -> Tensor:  # noqa: D102
-        return F.one_hot(obs.long() - self.start, self.out_features).float()
+        index = (
+            obs.long().unsqueeze(-1) - self.start
+        )  # F.one_hot is not for torch.func.vmap, by which estimators run it
+        return torch.zeros(*obs.shape, self.out_features, device=obs.device).scatter(-1, index, 1.0)
 
 
 class NatureCNN(nn.Module):
