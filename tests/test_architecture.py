@@ -62,11 +62,16 @@ def test_no_room_is_imported_in_a_circle():
 
 def test_the_rooms_are_few_and_each_stands_in_the_map():
     rooms = {room_of(module) for module in FILES} - PUBLIC
-    assert len(rooms) <= 20
+    assert len(rooms) <= 19
     design = (ROOT / "docs/design.md").read_text()
     for room in rooms:
         name = room.removeprefix("rl_lightning.")
         assert f"`{name}/`" in design or f"`{name}.py`" in design, f"{name} has no line in docs/design.md"
+
+
+def test_the_exact_room_needs_the_equations_and_errors_and_nothing_else_of_ours():
+    others = {room_of(name) for module in GRAPH if room_of(module) == "rl_lightning.exact" for name in GRAPH[module]}
+    assert others - {"rl_lightning.exact"} <= {"rl_lightning.functional", "rl_lightning.errors"}
 
 
 def test_the_room_of_equations_knows_nothing_of_lightning():
