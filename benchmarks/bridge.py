@@ -113,7 +113,7 @@ class Notes(Callback):
         metrics: Any = pl_module.metrics
         self.variances[int(pl_module.env_steps)] = {n: metrics[n].item() for n in names if n in metrics}  # type: ignore[arg-type]
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the evaluation."""
         self.curve[int(pl_module.env_steps)] = trainer.callback_metrics["val/return_mean"].item()  # type: ignore[arg-type]
 
