@@ -9,7 +9,7 @@ the measured variance of the policy gradient. A file that exists is not made aga
 
 All have networks of 64x64. TRPO's and PPO's settings are those of configs/*/halfcheetah.yaml on every environment. The
 four estimators stand on TRPO's step and differ in `estimator` alone; they and DDPG have the same critic: minibatches of
-64 from replay, one step of Adam at 1e-3 for each environment step, target by τ = 0.005.
+64 from replay, Adam at 1e-3, target by τ = 0.005; theirs steps once for two environment steps, DDPG's for each.
 """
 
 import argparse
@@ -84,8 +84,9 @@ LEARNERS = ["TRPO", *ON_TRPO, "PPO", "DDPG"]
 
 def make(env_id: str, learner: str) -> tuple[Any, Any]:
     """The learner and its data."""
-    run = {"env_id": env_id, "total_env_steps": ENV_STEPS[env_id], "env_steps_per_epoch": ENV_STEPS[env_id] // 10}
-    of_trpo = {**run, "num_envs": 2, "rollout_steps": 1024, "env_steps_per_epoch": None}
+    env_steps = ENV_STEPS[env_id]
+    run = {"env_id": env_id, "total_env_steps": env_steps, "env_steps_per_epoch": env_steps // 6, "test_episodes": 20}
+    of_trpo = {**run, "num_envs": 2, "rollout_steps": 1024}
     if learner == "DDPG":
         data: Any = ReplayDataModule(**run, batch_size=64, env_steps_per_batch=100, learning_starts=1_000)
         return DDPG(data.observation_space, data.action_space, **DDPG_SETTINGS), data
@@ -95,7 +96,7 @@ def make(env_id: str, learner: str) -> tuple[Any, Any]:
     if learner == "TRPO":
         data = RolloutDataModule(**of_trpo)
         return TRPO(data.observation_space, data.action_space, **TRPO_SETTINGS), data
-    data = RolloutReplayDataModule(**of_trpo, replay_batch_size=64, save_buffer=False)
+    data = RolloutReplayDataModule(**of_trpo, replay_ratio=0.5, replay_batch_size=64, save_buffer=False)
     bridge = {"estimator": ON_TRPO[learner], "critic": CRITIC}
     return TRPO(data.observation_space, data.action_space, **TRPO_SETTINGS, **bridge), data
 
@@ -151,8 +152,8 @@ def run(output: Path, envs: list[str], learners: list[str], seeds: list[int]) ->
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    todo = [(env, seed, learner) for env in envs for seed in seeds for learner in learners]
-    for env_id, seed, learner in tqdm(todo, unit="run"):
+    todo = [(seed, env, learner) for seed in seeds for env in envs for learner in learners]
+    for seed, env_id, learner in tqdm(todo, unit="run"):
         file = output / env_id / learner / f"{seed}.json"
         if not file.exists():
             found = train(env_id, learner, seed)
