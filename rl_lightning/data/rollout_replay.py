@@ -1,5 +1,6 @@
 """Rollouts of the present policy, and a replay buffer that keeps them: for an off-policy critic next to a rollout."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
