@@ -71,9 +71,10 @@ class RolloutReplayDataModule(RolloutDataModule):
             eval_episodes,
             test_episodes,
         )
-        self.updates = round(replay_ratio * rollout_steps * num_envs)  # minibatches beside each rollout
-        advice = "give a number for which replay_ratio x rollout_steps x num_envs is 1 or more"
-        require(replay_ratio > 0.0 and self.updates >= 1, "replay_ratio", replay_ratio, advice)
+        env_steps = rollout_steps * num_envs
+        advice = f"give a number for which replay_ratio x {env_steps} environment steps of a rollout is 1 or more"
+        require(1.0 <= replay_ratio * env_steps < math.inf, "replay_ratio", replay_ratio, advice)
+        self.updates = round(replay_ratio * env_steps)  # minibatches beside each rollout
         require(replay_batch_size >= 1, "replay_batch_size", replay_batch_size, "give 1 or more")
         least = max(replay_batch_size, num_envs)
         require(buffer_size >= least, "buffer_size", buffer_size, f"it must hold a minibatch; give {least} or more")
