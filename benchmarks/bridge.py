@@ -4,8 +4,9 @@
     python -m benchmarks.bridge report OUTPUT --figure docs/results/bridge.png --table docs/results/bridge_table.md
 
 `run` trains each learner on each environment with each seed, one after the other on one torch thread, and writes
-OUTPUT/ENV/LEARNER/SEED.json: evaluations (deterministic policy, raw rewards) along the run, the test that ends it, and
-the measured variance of the policy gradient. A file that exists is not made again, so an interrupted series continues.
+OUTPUT/ENV/LEARNER/SEED.json: returns of the episodes of training along the run (exploring policy, raw rewards), the
+test that ends it (deterministic policy, 10 episodes), and the measured variance of the policy gradient. A file that
+exists is not made again, so an interrupted series continues.
 
 All have networks of 64x64. TRPO's and PPO's settings are those of configs/*/halfcheetah.yaml on every environment. The
 four estimators stand on TRPO's step and differ in `estimator` alone; they and DDPG have the same critic: minibatches of
@@ -45,6 +46,7 @@ from rl_lightning import (
 from rl_lightning.optim import EnvStepsLR, FusedAdam
 
 ENV_STEPS = {"InvertedPendulum-v5": 50_000, "Hopper-v5": 100_000, "HalfCheetah-v5": 100_000}
+PARTS = 20  # points of a curve
 TANH, RELU = (partial(MLP, hidden_sizes=(64, 64), activation=name) for name in ("tanh", "relu"))
 CRITIC = partial(OffPolicyCritic, network=RELU, tau=0.005, q_optimizer=partial(FusedAdam, lr=1e-3))
 NORMALIZED = {"normalize_observations": True, "normalize_returns": True, "gamma": 0.99, "gae_lambda": 0.95}
@@ -55,7 +57,6 @@ TRPO_SETTINGS = {
     "n_critic_updates": 20,
     "value_optimizer": partial(FusedAdam, lr=1e-3),
     "network": TANH,
-    "gradient_variance": True,
 }
 ADAM, LINEAR = partial(FusedAdam, lr=3e-4, eps=1e-5), partial(EnvStepsLR, schedule="linear")
 PPO_SETTINGS = {
@@ -66,7 +67,6 @@ PPO_SETTINGS = {
     "policy_scheduler": LINEAR,
     "value_scheduler": LINEAR,
     "network": TANH,
-    "gradient_variance": True,
 }
 DDPG_SETTINGS = {
     "network": RELU,
@@ -85,7 +85,7 @@ LEARNERS = ["TRPO", *ON_TRPO, "PPO", "DDPG"]
 def make(env_id: str, learner: str) -> tuple[Any, Any]:
     """The learner and its data."""
     env_steps = ENV_STEPS[env_id]
-    run = {"env_id": env_id, "total_env_steps": env_steps, "env_steps_per_epoch": env_steps // 6, "test_episodes": 20}
+    run = {"env_id": env_id, "total_env_steps": env_steps, "test_episodes": 10}
     of_trpo = {**run, "num_envs": 2, "rollout_steps": 1024}
     if learner == "DDPG":
         data: Any = ReplayDataModule(**run, batch_size=64, env_steps_per_batch=100, learning_starts=1_000)
@@ -97,41 +97,43 @@ def make(env_id: str, learner: str) -> tuple[Any, Any]:
         data = RolloutDataModule(**of_trpo)
         return TRPO(data.observation_space, data.action_space, **TRPO_SETTINGS), data
     data = RolloutReplayDataModule(**of_trpo, replay_ratio=0.5, replay_batch_size=64, save_buffer=False)
-    bridge = {"estimator": ON_TRPO[learner], "critic": CRITIC}
+    bridge = {"estimator": ON_TRPO[learner], "critic": CRITIC, "gradient_variance": True}
     return TRPO(data.observation_space, data.action_space, **TRPO_SETTINGS, **bridge), data
 
 
 class Notes(Callback):
-    """Evaluations, and the variances of each rollout."""
+    """Returns of training's episodes, and the variances of each rollout."""
 
     def __init__(self) -> None:
         self.curve: dict[int, float] = {}
         self.variances: dict[int, dict[str, float]] = {}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        """Note the variances."""
+        """Note both; a return is that of the latest episodes that have ended."""
+        if "train/return" in trainer.callback_metrics:
+            self.curve[int(pl_module.env_steps)] = trainer.callback_metrics["train/return"].item()  # type: ignore[arg-type]
         names = ("train/gradient_variance", "train/gradient_variance_ratio")
         metrics: Any = pl_module.metrics
         self.variances[int(pl_module.env_steps)] = {n: metrics[n].item() for n in names if n in metrics}  # type: ignore[arg-type]
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the evaluation."""
-        self.curve[int(pl_module.env_steps)] = trainer.callback_metrics["val/return_mean"].item()  # type: ignore[arg-type]
-
 
 def train(env_id: str, learner: str, seed: int) -> dict[str, Any]:
-    """One run: its evaluations, test and variances."""
+    """One run: its returns, test and variances."""
     seed_everything(seed, verbose=False)
     started = time.monotonic()
     model, data = make(env_id, learner)
     notes = Notes()
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(accelerator="cpu", max_epochs=-1, num_sanity_val_steps=0, callbacks=[notes], **quiet)  # type: ignore[arg-type]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        callbacks=[notes],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(model, data)
     seconds = time.monotonic() - started
     (test,) = trainer.test(model, data, verbose=False)
@@ -197,8 +199,17 @@ def table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     return "\n\n".join([describe_machine() + f"; commits {', '.join(commits)}", markdown_table(header, rows)])
 
 
+def binned(curve: dict[str, float], ends: list[int]) -> list[float]:
+    """The mean of what was noted from each of these environment steps to the next; the latest where nothing was."""
+    means: list[float] = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        inside = [value for steps, value in curve.items() if start < int(steps) <= end]
+        means.append(statistics.fmean(inside) if inside else (means[-1] if means else min(curve.values())))
+    return means
+
+
 def plot(runs: dict[tuple[str, str], list[dict[str, Any]]], figure: Path) -> None:
-    """Above the evaluations along the run, mean and range over seeds; below the variance ratios."""
+    """Above the returns of training along the run, mean and range over seeds; below the variance ratios."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -212,8 +223,8 @@ def plot(runs: dict[tuple[str, str], list[dict[str, Any]]], figure: Path) -> Non
             group = runs.get((env_id, learner), [])
             if not group:
                 continue
-            steps = sorted(set.intersection(*({int(k) for k in one["curve"]} for one in group)))
-            curves = [[one["curve"][str(step)] for step in steps] for one in group]
+            steps = [ENV_STEPS[env_id] * (part + 1) // PARTS for part in range(PARTS)]
+            curves = [binned(one["curve"], steps) for one in group]
             mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
             style = {"color": f"C{number}", "linestyle": "-" if learner in ON_TRPO else "--"}
             returns.plot(steps, mean, label=learner, **style)
@@ -227,7 +238,7 @@ def plot(runs: dict[tuple[str, str], list[dict[str, Any]]], figure: Path) -> Non
                 ratios.plot(
                     steps, [statistics.median(row[step] for row in rows) for step in steps], label=learner, **style
                 )
-        returns.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
+        returns.set(title=env_id, xlabel="environment steps", ylabel="return in training")
         ratios.axhline(1.0, color="black", linewidth=0.8)
         ratios.set(xlabel="environment steps", ylabel="variance / likelihood ratio's", yscale="log")
         for ax in (returns, ratios):
