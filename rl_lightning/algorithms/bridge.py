@@ -80,7 +80,7 @@ class LikelihoodRatio(Estimator):
 
 
 class QProp(Estimator):
-    """Q-Prop (arXiv:1611.02247, Eq. 7 and section 3.2): Q_w to first order around μ(s) as a control variate.
+    """Q-Prop (arXiv:1611.02247, Eq. 8, with η Eq. 9): Q_w to first order around μ(s) as a control variate.
 
     A = Â − η Ā, Ā = ∇_a Q_w(s, a)|_{a=μ(s)} · (a − μ(s)), and the control is (s, 0, η): what Ā takes away in
     expectation, the gradient of η Q_w(s, μ_θ(s)), comes back.
@@ -107,7 +107,7 @@ class QProp(Estimator):
 
 
 class SteinControlVariate(Estimator):
-    """The action-dependent control variate of Stein's identity (arXiv:1710.11198, Eq. 8), with φ = Q_w.
+    """The action-dependent control variate of Stein's identity (arXiv:1710.11198, section 3.1), with φ = Q_w.
 
     A = Â − (Q_w(s, a) − Q_w(s, μ(s))), and the control is (s, ξ, 1) at the noise ξ that the action came of. The term
     Q_w(s, μ(s)), of the state alone, keeps A around 0 and changes no expectation.
@@ -122,7 +122,7 @@ class SteinControlVariate(Estimator):
 
 
 class FactorizedBaseline(Estimator):
-    """A baseline for each dimension of the action that sees the others (arXiv:1803.07246, Eq. 7).
+    """A baseline for each dimension of the action that sees the others (arXiv:1803.07246, section 4).
 
     A_i = Â − (b_i(s, a_{−i}) − Q_w(s, μ(s))), b_i the mean of Q_w over a_i ~ π_i, which has no bias without a control.
     With one dimension b_i is a baseline of the state.
@@ -150,7 +150,7 @@ class FactorizedBaseline(Estimator):
 
 
 class InterpolatedPolicyGradient(Estimator):
-    """(1 − ν) of the likelihood ratio and ν of the deterministic policy gradient (arXiv:1706.00387, Eq. 6).
+    """(1 − ν) of the likelihood ratio and ν of the deterministic policy gradient (arXiv:1706.00387, section 3).
 
     Without a control variate A = (1 − ν) Â and the control is (s, 0, ν); with one, Q-Prop's A = (1 − ν) (Â − Ā) and
     (s, 0, 1). ν = 0 without one is the on-policy learner, which needs no critic; ν = 1 is deterministic.

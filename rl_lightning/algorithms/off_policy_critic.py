@@ -14,7 +14,7 @@ from rl_lightning.types import Obs, Space, Transition
 
 
 class OffPolicyCritic(nn.Module):
-    """Q_w towards r + γ Q_w̄(s', a'), a' ~ π_θ(·|s'), on minibatches of replay (Q-Prop's Algorithm 1, step 7).
+    """Q_w towards r + γ Q_w̄(s', a'), a' ~ π_θ(·|s'), on minibatches of replay (arXiv:1611.02247, Eq. 13).
 
     Transitions may be of any earlier policy: a' is the present one's, so Q_w is its value too. Observations and rewards
     are normalized as the on-policy learner's are, so Q_w has the unit of V.
