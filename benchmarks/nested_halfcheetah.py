@@ -1,7 +1,7 @@
 """HalfCheetah-v5 sampled in a nested way: states, several actions in each, several returns of each action.
 
-A PPO policy acts; MuJoCo's positions and velocities are set back to a state for every return. Rewards are those that PPO
-learns from, divided by the running deviation of returns.
+A PPO policy acts; MuJoCo's positions and velocities are set back to a state for every return. Rewards are those that
+PPO learns from, divided by the running deviation of returns.
 """
 
 from functools import partial
@@ -96,7 +96,7 @@ class Signals(NamedTuple):
 def follow(
     model: PPO, cheetahs: Cheetahs, obs: Tensor, action: Tensor | None, steps: int
 ) -> tuple[Rollout, list[list[Place]]]:
-    """A rollout [T, N] from where the copies are, with given first actions or the policy's; the place before each step."""
+    """A rollout [T, N] from where the copies are, first actions given or the policy's; the place before each step."""
     rows, places = [], []
     for t in range(steps):
         acted = model.act(obs) if t > 0 or action is None else action
