@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.linear_quadratic import LinearQuadratic
 from benchmarks.nested_halfcheetah import Cheetahs, fit, follow, sample_nested, signals, train
 from benchmarks.report import describe_machine, markdown_table
-from benchmarks.variance_parts import Parts, exact_parts, sampled_parts
+from benchmarks.variance_parts import BEST, Parts, Sampled, exact_parts, sampled_parts
 from rl_lightning import PPO
 from rl_lightning.estimators import Batch, likelihood_ratio, linear_control
 
@@ -39,7 +39,7 @@ def linear_quadratic() -> dict[int, Parts]:
     return found
 
 
-def halfcheetah(env_steps: int, states: int, seed: int) -> tuple[dict[str, Parts], str]:
+def halfcheetah(env_steps: int, states: int, seed: int) -> tuple[dict[str, Sampled], str]:
     """The sampled parts for both kinds of signals, and a line that says what they are of."""
     torch.manual_seed(seed)
     model = train(env_steps)
@@ -106,50 +106,45 @@ def draw_linear_quadratic(parts: dict[int, Parts], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_halfcheetah(parts: dict[str, Parts], path: Path) -> None:
+def draw_halfcheetah(sampled: dict[str, Sampled], path: Path) -> None:
     """The parts as bars, on a logarithmic scale, with standard errors."""
     figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.6), layout="constrained", sharey=True)
-    for axis, (kind, p) in zip(axes, parts.items(), strict=True):
-        rows = [("Σ_τ", p.trajectory, "trajectory", "#4c72b0")]
-        rows += [(f"Σ_a: {name}", value, name, "#dd8452") for name, value in p.action.items()]
-        rows += [("Σ_s", p.state, "state", "#999999")]
-        for i, (_, value, key, color) in enumerate(rows):
-            axis.bar(i, max(value, 0.0), yerr=p.errors[key], color=color, capsize=2)
+    for axis, (kind, (p, errors, _)) in zip(axes, sampled.items(), strict=True):
+        rows = [("Σ_τ", p.trajectory, errors.trajectory, "#4c72b0")]
+        rows += [(f"Σ_a: {name}", value, errors.action[name], "#dd8452") for name, value in p.action.items()]
+        rows += [("Σ_s", p.state, errors.state, "#999999")]
+        for i, (_, value, error, color) in enumerate(rows):
+            axis.bar(i, max(value, 0.0), yerr=error, color=color, capsize=2)
         axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=40, ha="right", fontsize=8)
         axis.set(title={"returns": "discounted returns", "GAE": "GAE, λ = 0.95"}[kind], yscale="log")
     axes[0].set_ylabel("part of the variance of one sample")
     figure.savefig(path, dpi=110)
 
 
-def tables(exact: dict[int, Parts], sampled: dict[str, Parts]) -> str:
+def tables(exact: dict[int, Parts], sampled: dict[str, Sampled]) -> str:
     """Both as Markdown."""
     rows = [
-        [h, p.trajectory, p.state, *(p.action[name] for name in ("0", *PHI)), _saved(p, "V(s)", 0.0)]
+        [h, p.trajectory, p.state, *(p.action[name] for name in ("0", *PHI)), f"{p.saved('V(s)')[BEST]:.1%}"]
         for h, p in exact.items()
         if h in SHOWN
     ]
-    header = ["H", "Σ_τ", "Σ_s", *(f"Σ_a: {name}" for name in ("0", *PHI)), "most that can be saved"]
+    header = ["H", "Σ_τ", "Σ_s", *(f"Σ_a: {name}" for name in ("0", *PHI)), "saved by Q(s, a)"]
     text = ["Linear-quadratic control, exact\n", markdown_table(header, rows)]
-    for kind, p in sampled.items():
-        rows = [
-            ["Σ_τ", *_with_error(p, p.trajectory, "trajectory"), ""],
-            ["Σ_s", *_with_error(p, p.state, "state"), ""],
-        ]
+    for kind, (p, errors, saved_errors) in sampled.items():
+        rows = [["Σ_τ", _with_error(p.trajectory, errors.trajectory), ""]]
+        rows += [["Σ_s", _with_error(p.state, errors.state), ""]]
+        saved = {name: f"{share:.1%} ± {saved_errors[name]:.1%}" for name, share in p.saved("V(s)").items()}
         for name, value in p.action.items():
-            rows.append([f"Σ_a: {name}", *_with_error(p, value, name), f"{_saved(p, 'V(s)', value)}"])
-        text += [f"\nHalfCheetah-v5, {kind}\n", markdown_table(["part", "value", "±", "saved of Σ with V(s)"], rows)]
+            rows.append(
+                [f"Σ_a: {name}", _with_error(value, errors.action[name]), "" if name in ("0", "V(s)") else saved[name]]
+            )
+        rows.append([f"Σ_a: {BEST}", "0", saved[BEST]])
+        text += [f"\nHalfCheetah-v5, {kind}\n", markdown_table(["part", "value", "saved of Σ with V(s)"], rows)]
     return "\n".join(text)
 
 
-def _saved(p: Parts, of: str, rest: float) -> str:
-    """How much of the variance with a baseline goes where Σ_a becomes `rest`."""
-    total = p.trajectory + p.action[of] + p.state
-    return f"{100.0 * (p.action[of] - rest) / total:.1f} %"
-
-
-def _with_error(p: Parts, value: float, key: str) -> tuple[float, float]:
-    assert p.errors is not None
-    return value, p.errors[key]
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3g} ± {error:.2g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--env-steps", type=int, default=200_000, help="of PPO before its gradient is looked at")
-    parser.add_argument("--states", type=int, default=200, help="of HalfCheetah; 6,000 environment steps for each")
+    parser.add_argument("--states", type=int, default=300, help="of HalfCheetah; 6,000 environment steps for each")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)

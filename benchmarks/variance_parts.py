@@ -20,13 +20,32 @@ from rl_lightning.estimators import Batch, likelihood_ratio
 NODES = 6  # of the quadrature for each dimension: exact for polynomials of degree 11, and the integrands have 8
 
 
+BEST = "any φ"  # what Σ_a = 0 would save
+
+
 class Parts(NamedTuple):
-    """Σ_τ, Σ_a for each φ, Σ_s; with their standard errors where they are sampled."""
+    """Σ_τ, Σ_a for each φ, Σ_s."""
 
     trajectory: float
     action: dict[str, float]
     state: float
-    errors: dict[str, float] | None = None  # of "trajectory", "state" and of each φ
+
+    def total(self, of: str) -> float:
+        """Σ with one φ."""
+        return self.trajectory + self.action[of] + self.state
+
+    def saved(self, of: str) -> dict[str, float]:
+        """Shares of Σ with one φ that go with the others, and with the best that there could be."""
+        left = self.action | {BEST: 0.0}
+        return {name: (self.action[of] - rest) / self.total(of) for name, rest in left.items()}
+
+
+class Sampled(NamedTuple):
+    """Parts by samples, and standard errors over states, by bootstrap."""
+
+    parts: Parts
+    errors: Parts
+    saved_errors: dict[str, float]  # of what is saved of Σ with the first φ
 
 
 def exact_parts(problem: LinearQuadratic, policy: LinearPolicy) -> Parts:
@@ -70,7 +89,7 @@ def exact_parts(problem: LinearQuadratic, policy: LinearPolicy) -> Parts:
     return Parts(trajectory, action, second - float(first.square().sum()))
 
 
-def sampled_parts(signal: Tensor, score: Tensor, baselines: dict[str, Tensor], resamples: int = 200) -> Parts:
+def sampled_parts(signal: Tensor, score: Tensor, baselines: dict[str, Tensor], resamples: int = 200) -> Sampled:
     """Of samples that are nested: returns in actions in states; without bias, by the analysis of variance.
 
     Args:
@@ -89,16 +108,23 @@ def sampled_parts(signal: Tensor, score: Tensor, baselines: dict[str, Tensor], r
     gradient = ((signal.mean(2) - baselines[first]).unsqueeze(2) * score).mean(1)  # E[ĝ | s] and noise, [S, P]
     noise = (by_action[first] + within / returns) / actions  # its variance, [S]
 
-    def of(rows: Tensor) -> dict[str, float]:
-        found = {name: float(values[rows].mean()) for name, values in by_action.items()}
-        found["state"] = float(gradient[rows].var(0).sum() - noise[rows].mean())
-        return found | {"trajectory": float(within[rows].mean())}
+    def of(rows: Tensor) -> Parts:
+        action = {name: float(values[rows].mean()) for name, values in by_action.items()}
+        return Parts(float(within[rows].mean()), action, float(gradient[rows].var(0).sum() - noise[rows].mean()))
 
-    found = of(torch.arange(states))
     generator = torch.Generator().manual_seed(0)
     again = [of(torch.randint(0, states, (states,), generator=generator)) for _ in range(resamples)]
-    errors = {name: float(np.std([one[name] for one in again], ddof=1)) for name in found}
-    return Parts(found["trajectory"], {name: found[name] for name in baselines}, found["state"], errors)
+
+    def error(numbers: list[float]) -> float:
+        return float(np.std(numbers, ddof=1))
+
+    errors = Parts(
+        error([p.trajectory for p in again]),
+        {name: error([p.action[name] for p in again]) for name in baselines},
+        error([p.state for p in again]),
+    )
+    saved = {name: error([p.saved(first)[name] for p in again]) for name in [*baselines, BEST]}
+    return Sampled(of(torch.arange(states)), errors, saved)
 
 
 def _hermite(dims: int) -> tuple[Tensor, Tensor]:

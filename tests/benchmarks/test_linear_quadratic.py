@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.linear_quadratic import LinearPolicy, LinearQuadratic, double
-from benchmarks.variance_parts import exact_parts, sampled_parts
+from benchmarks.variance_parts import BEST, Parts, exact_parts, sampled_parts
 from rl_lightning.estimators import likelihood_ratio
 
 PROBLEM = LinearQuadratic(horizon=4, gamma=0.9)
@@ -95,9 +95,16 @@ def test_nested_samples_find_the_exact_parts():
     v, q = problem.v(policy, obs), problem.q(policy, obs, action).detach()
     baselines = {name: x.view(states, actions) for name, x in {"V(s)": v, "0": 0.0 * v, "Q(s, a)": q}.items()}
     shapes = signal.view(states, actions, returns), score.view(states, actions, -1)
-    found = sampled_parts(*shapes, baselines, resamples=30)
-    pairs = {"trajectory": (found.trajectory, exact.trajectory), "state": (found.state, exact.state)}
-    pairs |= {name: (found.action[name], exact.action[name]) for name in baselines}
-    for name, (sampled, truth) in pairs.items():
-        assert sampled == pytest.approx(truth, abs=4.5 * found.errors[name]), name
-        assert found.errors[name] < 0.1 * exact.action["V(s)"] or name == "0"
+    found, errors, saved_errors = sampled_parts(*shapes, baselines, resamples=30)
+    pairs = [(found.trajectory, exact.trajectory, errors.trajectory), (found.state, exact.state, errors.state)]
+    pairs += [(found.action[name], exact.action[name], errors.action[name]) for name in baselines]
+    pairs += [(found.saved("V(s)")[n], exact.saved("V(s)")[n], saved_errors[n]) for n in ("Q(s, a)", BEST)]
+    for sampled, truth, error in pairs:
+        assert sampled == pytest.approx(truth, abs=4.5 * error)
+    assert errors.action["V(s)"] < 0.1 * exact.action["V(s)"]
+
+
+def test_shares_that_are_saved_are_worked_out_by_hand():
+    parts = Parts(trajectory=6.0, action={"V(s)": 3.0, "b": 1.0}, state=1.0)
+    assert parts.total("b") == 8.0
+    assert parts.saved("V(s)") == {"V(s)": 0.0, "b": 0.2, BEST: 0.3}
