@@ -125,7 +125,7 @@ def control(title: str, horizon: int) -> Problem:
         return Batch(*(part[rows] for part in batch))
 
     def wave(obs: Tensor, action: Tensor) -> Tensor:
-        return (1.5 * action[:, 0] - action[:, 1] + obs[:, 0]).sin()
+        return (1.5 * action[:, 0] - action[:, 1] + obs[:, 0] + 1.0).sin()
 
     probe = samples(20_000)
     advantage = lq.q(policy, probe.obs, probe.action) - lq.v(policy, probe.obs)
