@@ -72,9 +72,9 @@ def test_marginal_baselines_exchange_one_dimension_for_its_mean_or_for_samples(p
     # (s μ_1² + μ_1 a_2, s a_1² + a_1 μ_2)
     assert at_mean.tolist() == [[0.0, 0.75], [5.0, 10.0]]
     torch.manual_seed(0)
-    by_samples = marginal_baselines(q, OBS, ACTION, pi, 40_000)
+    by_samples = marginal_baselines(q, OBS, ACTION, pi, 2_000)
     # E[a_1²] = μ_1² + 1: (s (μ_1² + 1) + μ_1 a_2, the same as above)
-    torch.testing.assert_close(by_samples, torch.tensor([[1.0, 0.75], [7.0, 10.0]]), atol=0.15, rtol=0.0)
+    torch.testing.assert_close(by_samples, torch.tensor([[1.0, 0.75], [7.0, 10.0]]), atol=0.5, rtol=0.0)
     assert not by_samples.requires_grad
 
 
