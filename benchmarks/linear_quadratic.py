@@ -110,6 +110,18 @@ class LinearQuadratic:
         return Batch(together[0], together[1], signal.flatten(), discount.flatten())
 
     @torch.no_grad()
+    def returns(self, policy: LinearPolicy, obs: Tensor, action: Tensor) -> Tensor:
+        """A sample of G_t from (s, a) at time t on: [B, S + 1] and [B, A] to [B]."""
+        state, left = obs[:, :-1], self.horizon - obs[:, -1]  # steps left, this one included
+        g, discount = torch.zeros(len(obs), dtype=torch.float64), 1.0
+        for k in range(int(left.max())):
+            g += discount * (left > k) * -(_form(state, self.c) + _form(action, self.r))
+            state = state @ self.a.T + action @ self.b.T + torch.randn_like(state) @ _root(self.w).T
+            action = state @ policy.gain.T + policy.log_std.exp() * torch.randn_like(action)
+            discount *= self.gamma
+        return g
+
+    @torch.no_grad()
     def state_covariances(self, policy: LinearPolicy) -> Iterator[Tensor]:
         """Of s_t ~ N(0, S_t), t = 0, ..., H − 1."""
         closed = self.a + self.b @ policy.gain

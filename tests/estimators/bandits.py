@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from rl_lightning.estimators import Batch, Estimate
 
-SAMPLES = 40_000
+SAMPLES = 25_000
 CURVATURE = torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float64)  # H
 TARGET = torch.tensor([[0.4], [-0.3]], dtype=torch.float64)  # c(s) = TARGET s + SHIFT
 SHIFT = torch.tensor([0.8, -0.5], dtype=torch.float64)

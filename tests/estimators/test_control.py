@@ -15,7 +15,7 @@ from rl_lightning import estimators
 from rl_lightning.estimators import Batch
 from rl_lightning.networks.distributions import Categorical
 
-EPISODES = 6_000
+EPISODES = 4_000
 PROBLEM = LinearQuadratic(horizon=8, gamma=0.8)
 
 
