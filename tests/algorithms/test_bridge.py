@@ -27,6 +27,7 @@ from rl_lightning import (
     SteinControlVariate,
     Transition,
     UsageError,
+    estimators,
 )
 from rl_lightning.algorithms.bridge import Control, Weighed
 from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
@@ -357,16 +358,45 @@ def test_every_step_learns_with_every_estimator(step, name):
     )
 
 
-@pytest.mark.parametrize("estimator", [QProp, partial(FactorizedBaseline, 2)], ids=["q_prop", "factorized"])
+@pytest.mark.parametrize("estimator", [QProp, FactorizedBaseline])
 def test_compiled_gradients_are_the_eager_ones(estimator):
     torch.manual_seed(0)
     model = learner(A2C, estimator, SMOOTH)
     other = learner(A2C, estimator, SMOOTH, compile=True)
     other.load_state_dict(model.state_dict())
-    other.policy_gradient.estimator.samples = 0
-    model.policy_gradient.estimator.samples = 0
     expected, found = model.compute_gradients(rollout(), None), other.compute_gradients(rollout(), None)
     torch.testing.assert_close(found.of, expected.of, rtol=1e-4, atol=1e-5)
+
+
+def functions(model, batch: Rollout, replayed: Tensor) -> dict[str, Tensor]:
+    """The policy's gradient by `rl_lightning.estimators`, at the learner's own advantages."""
+    obs, action = batch.obs.flatten(0, 1), batch.action.flatten(0, 1)
+    pi, value = model.networks(obs)
+    critic = model.policy_gradient.critic
+    samples = estimators.Batch(obs, action, model.networks.advantages(batch, value, model.gamma, model.gae_lambda))
+    middle = critic(obs, pi.mode()).detach()  # [B]
+    estimator = model.policy_gradient.estimator
+    if isinstance(estimator, QProp):
+        return estimators.q_prop(model.networks, samples, critic=critic, eta=estimator.eta).gradient
+    if isinstance(estimator, SteinControlVariate):
+        return estimators.stein(model.networks, samples, critic=critic, baseline=-middle).gradient
+    if isinstance(estimator, FactorizedBaseline):
+        signal = samples._replace(signal=samples.signal + middle)
+        return estimators.factorized(model.networks, signal, critic=critic, samples=estimator.samples).gradient
+    nu, variate = estimator.interpolation, estimator.control_variate
+    return estimators.interpolated(model.networks, samples, critic=critic, nu=nu, control_variate=variate).gradient
+
+
+@pytest.mark.parametrize("name", [name for name in ASKING if name != "factorized_by_samples"])
+def test_a_learner_steps_along_the_estimators_own_function(name):
+    torch.manual_seed(0)
+    model = learner(A2C, ASKING[name], SMOOTH, max_grad_norm=None, gae_lambda=0.9)
+    batch = rollout()
+    obs = batch.obs.flatten(0, 1)  # replay's states are the rollout's here
+    expected = functions(model, batch, obs)
+    found = model.gradients(batch, obs).of["policy"]
+    for (parameter, _), gradient in zip(model.networks.policy.named_parameters(), found, strict=True):
+        torch.testing.assert_close(-gradient, expected[f"policy.{parameter}"], rtol=1e-4, atol=1e-5)
 
 
 # The critic
