@@ -76,26 +76,23 @@ def soft_policy_evaluation(
     require(tolerance > 0.0, "tolerance", tolerance, "give a number above 0")
     if mdp.sparse:
         require(policy.ndim == 2, "policy.shape", list(policy.shape), "a sparse MDP takes one policy, [S, A]")
-    iterations = 1
     if method == "iterate":
         return _iterate(mdp, policy, ent_coef, tolerance, _zeros(policy) if v is None else v)
+    reward, iterations = soft_state_value(mdp.reward, policy, ent_coef), 1  # R_π, [*, S]
     if mdp.sparse:
-        reward = soft_state_value(mdp.reward, policy, ent_coef)  # R_π, [S]
         begin = _zeros(policy) if v is None else v
-        enough = tolerance / mdp.horizon
-        v, iterations = solve_fixed_point(
-            lambda v: mdp.gamma * (policy * mdp.expected_next(v)).sum(-1), reward, begin, enough
-        )
+        moves = mdp.gamma * mdp.moves(policy)  # γ P_π, [S, S']
+        v, iterations = solve_fixed_point(moves, reward, begin, tolerance / mdp.horizon)
     else:
-        v = torch.linalg.solve(resolvent(mdp, policy), soft_state_value(mdp.reward, policy, ent_coef))
+        v = torch.linalg.solve(resolvent(mdp, policy), reward)
     q = bellman_backup(mdp, v)
     error = mdp.horizon * float((soft_state_value(q, policy, ent_coef) - v).abs().max())
     return Solution(q, v, policy, error, iterations)
 
 
 def resolvent(mdp: MDP, policy: Tensor) -> Tensor:
-    """I − γ P_π of a dense MDP, with P_π(s'|s) = Σ_a π(a|s) P(s'|s, a): [*, S, S']."""
-    moves = torch.einsum("...sap,...sa->...sp", mdp.transition, policy)
+    """I − γ P_π of a dense MDP: [*, S, S']."""
+    moves = mdp.moves(policy)
     return torch.eye(moves.shape[-1], dtype=moves.dtype, device=moves.device) - mdp.gamma * moves
 
 

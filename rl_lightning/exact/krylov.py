@@ -1,16 +1,13 @@
 """x = b + M x for a large sparse M, by GMRES (Saad and Schultz 1986)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
 SHORTEST_ROUND, LONGEST_ROUND = 20, 160  # products with M; a round keeps as many vectors as it has products
 
 
 def solve_fixed_point(
-    multiply: Product, b: Tensor, x: Tensor, tolerance: float, order: float = torch.inf
+    m: Tensor, b: Tensor, x: Tensor, tolerance: float, order: float = torch.inf
 ) -> tuple[Tensor, int]:
     """x with ‖b + M x − x‖ ≤ tolerance, where x ← b + M x converges by itself (γ times a stochastic matrix).
 
@@ -18,7 +15,7 @@ def solve_fixed_point(
     two is taken: so it takes at most about twice the products of these, and mostly far fewer. The next round is longer.
 
     Args:
-        multiply: x to M x, [S] to [S].
+        m: M, a sparse matrix [S, S].
         b: [S].
         x: [S], where it begins.
         tolerance: of the residual; what float64 cannot tell is not asked for.
@@ -28,15 +25,15 @@ def solve_fixed_point(
         x, [S], and the number of rounds.
     """
     rounds, products = 0, SHORTEST_ROUND
-    residual = b + multiply(x) - x
+    residual = b + m @ x - x
     while (size := _norm(residual, order)) > max(tolerance, 16 * torch.finfo(b.dtype).eps * _norm(x, order)):
-        better = x + _correction(multiply, residual, products)
-        left = b + multiply(better) - better
+        better = x + _correction(m, residual, products)
+        left = b + m @ better - better
         if not _norm(left, order) <= 0.5 * size:
             plain = x
             for _ in range(products):
-                plain = b + multiply(plain)
-            left_of_plain = b + multiply(plain) - plain
+                plain = b + m @ plain
+            left_of_plain = b + m @ plain - plain
             if not _norm(left, order) <= _norm(left_of_plain, order):
                 better, left = plain, left_of_plain
             products = min(2 * products, LONGEST_ROUND)
@@ -44,14 +41,14 @@ def solve_fixed_point(
     return x, rounds
 
 
-def _correction(multiply: Product, residual: Tensor, products: int) -> Tensor:
+def _correction(m: Tensor, residual: Tensor, products: int) -> Tensor:
     """argmin over the Krylov space of ‖residual − (I − M) y‖₂: y, [S]."""
     size = residual.norm()
     basis = residual.new_zeros(products + 1, len(residual))  # [j, S], orthonormal
     hessenberg = residual.new_zeros(products + 1, products)
     basis[0] = residual / size
     for j in range(products):
-        new = basis[j] - multiply(basis[j])
+        new = basis[j] - m @ basis[j]
         for _ in range(2):  # Gram–Schmidt twice is enough
             parts = basis[: j + 1] @ new
             new = new - parts @ basis[: j + 1]

@@ -115,6 +115,19 @@ class MDP:
             return (self.transition @ v).view(self.reward.shape)
         return torch.einsum("...sap,...p->...sa", self.transition, v)
 
+    def moves(self, policy: Tensor) -> Tensor:
+        """P_π(s'|s) = Σ_a π(a|s) P(s'|s, a): [*, S, A] to [*, S, S'], which of a sparse MDP is a sparse matrix."""
+        if not self.sparse:
+            return torch.einsum("...sap,...sa->...sp", self.transition, policy)
+        taken = policy.flatten() > 0  # so that a deterministic policy keeps one row in A
+        ends = (policy > 0).sum(-1).cumsum(0)
+        starts, columns = torch.cat([ends.new_zeros(1), ends]), taken.nonzero()[:, 0]
+        kind, shape = self.transition.crow_indices().dtype, (policy.shape[0], policy.numel())
+        weights = torch.sparse_csr_tensor(
+            starts.to(kind), columns.to(kind), policy.flatten()[taken], shape, check_invariants=True
+        )  # [S, S A]
+        return weights @ self.transition
+
     @cached_property
     def horizon(self) -> float:
         """The most steps, discounted by γ^t, that an episode can take: 1/(1 − γ); where γ = 1 a bound on their number.

@@ -32,14 +32,8 @@ def state_occupancy(mdp: MDP, policy: Tensor, tolerance: float = 1e-8) -> Tensor
         d: Tensor = torch.linalg.solve(arrivals, mdp.start.expand(arrivals.shape[:-1]))
         return d
     require(policy.ndim == 2, "policy.shape", list(policy.shape), "a sparse MDP takes one policy, [S, A]")
-    arriving = mdp.transition.to_sparse().t().to_sparse_csr()  # [S', S A]
-    return solve_fixed_point(
-        lambda d: mdp.gamma * (arriving @ (policy * d[:, None]).flatten()),
-        mdp.start,
-        mdp.start,
-        tolerance / mdp.horizon,
-        order=1,
-    )[0]
+    arrivals = mdp.gamma * mdp.moves(policy).to_sparse().t().to_sparse_csr()  # γ P_πᵀ, [S', S]
+    return solve_fixed_point(arrivals, mdp.start, mdp.start, tolerance / mdp.horizon, order=1)[0]
 
 
 def occupancy(mdp: MDP, policy: Tensor, tolerance: float = 1e-8) -> Tensor:
