@@ -50,7 +50,7 @@ class Estimate:
     @property
     def flat(self) -> Tensor:
         """`per_sample` with all parameters in a row, [B, P]."""
-        return torch.cat([samples.flatten(1) for samples in self.per_sample.values()], 1)
+        return torch.cat([samples.reshape(len(samples), -1) for samples in self.per_sample.values()], 1)
 
     def variance(self) -> float:
         """Trace of the covariance of one sample, without bias; that of `gradient` is a B-th of it.
@@ -112,8 +112,10 @@ def estimate(policy: nn.Module, surrogate: Surrogate, batch: Batch, *data: Tenso
 
 def distribution(policy: nn.Module, batch: Batch) -> Pi:
     """π(·|s) of a batch's observations, without gradients."""
-    with torch.no_grad():
-        pi: Pi = _Policy(policy)(batch.obs)
+    module = _Policy(policy)
+    constants = {name: value.detach() for name, value in module.named_parameters()}
+    with torch.no_grad():  # which alone leaves its gradient to a view of a parameter, as `expand` makes one
+        pi: Pi = functional_call(module, constants, (batch.obs,))
     return pi
 
 

@@ -1,5 +1,6 @@
 """Gradients of every sample: against a loop, against plain autograd, for policies of all kinds; and what is refused."""
 
+import math
 from functools import partial
 
 import gymnasium as gym
@@ -257,6 +258,27 @@ def test_nothing_is_left_in_the_gradients_of_policy_or_critic():
     estimate = stein(policy, batch, lambda obs, action: q(torch.cat([obs, action], 1)).squeeze(1))
     assert not estimate.flat.requires_grad
     assert all(parameter.grad is None for parameter in [*policy.parameters(), *q.parameters()])
+
+
+class Scalars(nn.Module):
+    """N(μ, σ²) whose parameters are numbers, which reach it as views."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.log_std = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, obs):
+        return Normal(self.mean.expand(len(obs), 1), self.log_std.exp().expand(len(obs), 1))
+
+
+def test_parameters_may_be_numbers_and_views_of_them_leave_no_gradient():
+    policy = Scalars()
+    noise = torch.randn(7, 1)
+    batch = Batch(torch.zeros(7, 1), (0.3 + math.exp(-0.5) * noise).detach())
+    estimate = reparameterized(policy, batch, lambda obs, action: action[:, 0] ** 2)
+    assert not estimate.flat.requires_grad
+    by_mean = 2.0 * batch.action  # [7, 1]
+    torch.testing.assert_close(estimate.flat, torch.cat([by_mean, by_mean * math.exp(-0.5) * noise], 1))
 
 
 def test_observations_may_be_dicts():
