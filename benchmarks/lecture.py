@@ -1,0 +1,92 @@
+"""Runs docs/lecture.md: executes its cells in order, saves the figures that they draw, and writes docs/lecture.ipynb.
+
+    python -m benchmarks.lecture
+
+A cell names each of its figures (`plt.figure("name")`, `plt.subplots(num="name")`); it becomes docs/lecture/name.png.
+The notebook is the same page for Jupyter, without outputs.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jupytext
+import matplotlib
+import nbformat
+from matplotlib.figure import Figure
+
+PAGE = Path(__file__).parents[1] / "docs" / "lecture.md"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+class Cell(NamedTuple):
+    """A code cell of the page."""
+
+    section: str  # the latest heading above it
+    source: str
+    line: int  # of the page, on which the source begins
+
+
+def notebook(text: str) -> nbformat.NotebookNode:
+    """The page as a notebook; text and code become cells whose ids are their numbers."""
+    made = jupytext.reads(text, fmt="md")
+    made.metadata = nbformat.NotebookNode(kernelspec=KERNEL)
+    made.nbformat, made.nbformat_minor = 4, 5
+    for number, cell in enumerate(made.cells):
+        cell.id = f"cell-{number}"
+    return made
+
+
+def cells(text: str) -> list[Cell]:
+    """The code cells of the page, in order."""
+    found, section, end = [], "imports", 0
+    for cell in notebook(text).cells:
+        if cell.cell_type == "code":
+            start = text.index(f"```python\n{cell.source}\n```", end) + len("```python\n")
+            end = start + len(cell.source)
+            found.append(Cell(section, cell.source, text.count("\n", 0, start) + 1))
+        else:
+            headings = [line for line in cell.source.splitlines() if line.startswith("## ")]
+            section = headings[-1].removeprefix("## ") if headings else section
+    return found
+
+
+def run(cell: Cell, namespace: dict[str, Any]) -> Iterator[Figure]:
+    """Execute a cell, then give the figures that it drew. An error's traceback shows lines of the page."""
+    import matplotlib.pyplot as plt
+
+    exec(compile("\n" * (cell.line - 1) + cell.source, str(PAGE), "exec"), namespace)
+    for number in plt.get_fignums():
+        yield plt.figure(number)
+        plt.close(number)
+
+
+def run_all(keep: Callable[[Figure], None]) -> None:
+    """Execute all cells, and say how long each section took."""
+    namespace: dict[str, Any] = {"__name__": "lecture"}
+    seconds: dict[str, float] = {}
+    for cell in cells(PAGE.read_text()):
+        start = time.process_time()
+        for figure in run(cell, namespace):
+            keep(figure)
+        seconds[cell.section] = seconds.get(cell.section, 0.0) + time.process_time() - start
+    for section, spent in seconds.items():
+        print(f"{spent:6.1f} s of CPU: {section}")
+
+
+def save(figure: Figure) -> None:
+    """As docs/lecture/NAME.png."""
+    figure.savefig(PAGE.with_suffix("") / f"{figure.get_label()}.png", dpi=100)
+
+
+def main() -> None:
+    """Run the page, save its figures, write the notebook."""
+    matplotlib.use("Agg")
+    PAGE.with_suffix("").mkdir(exist_ok=True)
+    run_all(save)
+    nbformat.write(notebook(PAGE.read_text()), PAGE.with_suffix(".ipynb"))
+
+
+if __name__ == "__main__":
+    main()
