@@ -509,6 +509,20 @@ def test_the_variance_is_the_trace_of_the_covariance_over_time_steps():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_variance_of_a_long_rollout_is_measured_at_even_distances():
+    torch.manual_seed(0)
+    model = learner(A2C, QProp, SMOOTH)
+    obs, action = torch.randn(1_100, 3), torch.randn(1_100, 2)
+    weighed = model.policy_gradient.weigh(
+        model.networks, advantage_of(action), model.networks.distribution(obs), obs, action, None
+    )
+    every_third = Weighed(weighed.advantage[::3], {name: x[::3] for name, x in weighed.control.items()})
+    torch.testing.assert_close(
+        model.policy_gradient.variance(model.networks, obs, action, weighed),
+        model.policy_gradient.variance(model.networks, obs[::3], action[::3], every_third),
+    )
+
+
 def test_the_variance_ratio_is_to_the_likelihood_ratio_on_the_same_rollout():
     torch.manual_seed(0)
     model = learner(A2C, QProp, SMOOTH)
