@@ -136,7 +136,7 @@ def test_epsilon_greedy_shares_ties_and_leaves_out_what_a_state_has_not():
 
 
 def chain():
-    """Deterministic: right, right, end with 1; left ends with 0.2 from each state. With γ = ½ right is worth ¼, ½, 1."""
+    """Deterministic: right, right, end with 1; left ends with 0.2. With γ = ½ right is worth ¼, ½, 1."""
     transition = torch.zeros(3, 2, 3)
     transition[0, 1, 1] = transition[1, 1, 2] = 1.0
     termination, reward = torch.zeros(3, 2), torch.tensor([[0.2, 0.0], [0.2, 0.0], [0.2, 1.0]])
