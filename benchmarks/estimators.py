@@ -225,7 +225,7 @@ def draw(
             axis.set_xscale("log")
     axes[0].set_ylabel("E‖ĝ − ∇J‖² / ‖∇J‖²")
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
