@@ -45,7 +45,7 @@ from rl_lightning import (
 )
 from rl_lightning.optim import EnvStepsLR, FusedAdam
 
-ENV_STEPS = {"InvertedPendulum-v5": 50_000, "Hopper-v5": 100_000, "HalfCheetah-v5": 100_000}
+ENV_STEPS = {"InvertedPendulum-v5": 30_720, "Hopper-v5": 61_440, "HalfCheetah-v5": 61_440}  # in whole rollouts
 PARTS = 20  # points of a curve
 TANH, RELU = (partial(MLP, hidden_sizes=(64, 64), activation=name) for name in ("tanh", "relu"))
 CRITIC = partial(OffPolicyCritic, network=RELU, tau=0.005, q_optimizer=partial(FusedAdam, lr=1e-3))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -226,6 +227,7 @@ def draw(
     axes[0].set_ylabel("E‖ĝ − ∇J‖² / ‖∇J‖²")
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=90)
+    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the size
     plt.close(figure)
 
 

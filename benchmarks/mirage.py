@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.linear_quadratic import LinearQuadratic
-from benchmarks.nested_halfcheetah import Cheetahs, fit, follow, sample_nested, signals, train
+from benchmarks.nested_halfcheetah import Cheetahs, Fitted, fit, follow, sample_nested, signals, train
 from benchmarks.report import describe_machine, markdown_table
 from benchmarks.variance_parts import BEST, Parts, Sampled, exact_parts, sampled_parts
 from rl_lightning import PPO
@@ -66,7 +66,7 @@ def halfcheetah(env_steps: int, states: int, seed: int) -> tuple[dict[str, Sampl
 
 
 @torch.no_grad()
-def _baselines(model: PPO, obs: Tensor, action: Tensor, fitted: object, kind: str, states: int) -> dict[str, Tensor]:
+def _baselines(model: PPO, obs: Tensor, action: Tensor, fitted: Fitted, kind: str, states: int) -> dict[str, Tensor]:
     """φ(s, a) of the nested samples, [S, A] each. GAE has V taken away already."""
     b, psi = fitted.b(obs), fitted.psi(obs, action)
     mean = model.networks.distribution(obs).mean

@@ -19,7 +19,7 @@ from rl_lightning.networks.distributions import Distribution
 from rl_lightning.spaces import fault_of_actions
 from rl_lightning.types import Obs
 
-AT_ONCE = 256  # time steps whose gradients are in memory at once
+MEASURED, AT_ONCE = 512, 256  # time steps whose gradients are measured, and those in memory at once
 
 
 class PolicyGradient(nn.Module):
@@ -165,9 +165,9 @@ class PolicyGradient(nn.Module):
         return metrics
 
     def variance(self, networks: PolicyAndValue, obs: Obs, action: Tensor, weighed: Weighed) -> Tensor:
-        """tr Cov[g] over time steps, where g is the policy gradient of one of them; a scalar.
+        """tr Cov[g] = (Σ ‖g‖² − B ‖ḡ‖²) / (B − 1), g the policy gradient of one time step and ḡ their mean; a scalar.
 
-        tr Cov[g] = (Σ ‖g‖² − B ‖ḡ‖²) / (B − 1), ḡ their mean.
+        Of long rollouts up to 512 time steps are measured, at even distances.
 
         Args:
             networks: policy and value.
@@ -175,6 +175,8 @@ class PolicyGradient(nn.Module):
             action: [B, *action_shape].
             weighed: weights and control, as `weigh` gives them.
         """
+        stride = -(-len(action) // MEASURED)
+        obs, action, weighed = tree_map(lambda x: x[::stride], (obs, action, weighed))
         surrogate = Surrogate(self, networks)
         parameters = {f"networks.policy.{name}": p.detach() for name, p in networks.policy.named_parameters()}
 

@@ -53,7 +53,7 @@ def expected(policy: nn.Module, batch: Batch, critic: Critic) -> Estimate:
 
     Discrete actions: Σ_a ∇ π(a|s) Q(s, a), which has no variance but that of the states (Sutton et al., 2000, Eq. 2).
     Gaussians with independent dimensions: E[Q] = Q(s, μ) + ½ Σ_i σ_i² ∂²Q/∂a_i², exact where Q is quadratic in the
-    action, else to second order (expected policy gradients, arXiv:1706.05374).
+    action, else to second order (expected policy gradients, arXiv:1706.05374). A critic of ReLUs has no ∂²Q/∂a².
 
     Args:
         policy: observations [B, *obs_shape] to π(·|s).

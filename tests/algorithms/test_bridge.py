@@ -8,7 +8,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.optim import SGD
-from toys import fit
+from toys import SpacesEnv, fit, make_trainer
 
 from rl_lightning import (
     A2C,
@@ -29,7 +29,7 @@ from rl_lightning import (
     UsageError,
     estimators,
 )
-from rl_lightning.algorithms.bridge import Control, Weighed
+from rl_lightning.algorithms.bridge import Control, Estimator, Weighed
 from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
 
 OBS, ACTION = Box(-np.inf, np.inf, (3,), np.float32), Box(-1.0, 1.0, (2,), np.float32)
@@ -485,6 +485,55 @@ def test_each_optimizer_moves_its_own_network():
         assert moved == {name}
 
 
+# Whatever comes
+
+
+@pytest.mark.parametrize("obs", SpacesEnv.OBSERVATIONS)
+def test_critic_and_variance_take_every_kind_of_observation(obs):
+    torch.manual_seed(0)
+    env_kwargs = {"obs": obs, "action": "box"}
+    data = RolloutReplayDataModule("toys:Spaces-v0", env_kwargs, rollout_steps=6, total_env_steps=12)
+    spaces = data.observation_space, data.action_space
+    estimator = partial(InterpolatedPolicyGradient, 0.5, True, "replay")
+    model = PPO(
+        *spaces, batch_size=3, network=SMOOTH, estimator=estimator, critic=CRITIC, gradient_variance=True, compile=False
+    )
+    fit(model, data)
+    assert model.gradient_steps > 0
+    assert all(metric.isfinite() for metric in model.metrics.values())
+
+
+def test_bf16_keeps_the_critic_in_float32():
+    torch.manual_seed(0)
+    data = RolloutReplayDataModule("Pendulum-v1", rollout_steps=10, total_env_steps=20)
+    spaces = data.observation_space, data.action_space
+    model = A2C(*spaces, network=SMOOTH, estimator=QProp, critic=CRITIC, gradient_variance=True, compile=False)
+    fit(model, data, make_trainer(precision="bf16-mixed"))
+    assert {tensor.dtype for tensor in [*model.parameters(), *model.metrics.values()]} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in model.metrics.values())
+
+
+class Halved(Estimator):
+    """Somebody's own: half of the critic's advantage is taken away, and nothing comes back."""
+
+    def weigh(self, advantage, pi, obs, action, critic, replayed):
+        return Weighed(advantage - 0.5 * (critic(obs, action) - critic(obs, pi.mode())), {})
+
+
+class Foreign(nn.Sequential):
+    """Somebody's own body, whose last layer is not called by any name of ours."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(nn.Linear(in_features, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, out_features))
+
+
+@each_step
+def test_an_estimator_and_a_critic_of_the_users_own_work_with_every_step(step):
+    critic = partial(OffPolicyCritic, network=Foreign)
+    model = run(step, Halved, critic=critic, network=Foreign, gradient_variance=True)
+    assert all(metric.isfinite().all() for metric in model.metrics.values())
+
+
 # Variance
 
 
@@ -507,6 +556,20 @@ def test_the_variance_is_the_trace_of_the_covariance_over_time_steps():
     expected = torch.stack(each).var(0).sum()
     found = model.policy_gradient.variance(model.networks, obs, action, weighed)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_variance_of_a_long_rollout_is_measured_at_even_distances():
+    torch.manual_seed(0)
+    model = learner(A2C, QProp, SMOOTH)
+    obs, action = torch.randn(1_100, 3), torch.randn(1_100, 2)
+    weighed = model.policy_gradient.weigh(
+        model.networks, advantage_of(action), model.networks.distribution(obs), obs, action, None
+    )
+    every_third = Weighed(weighed.advantage[::3], {name: x[::3] for name, x in weighed.control.items()})
+    torch.testing.assert_close(
+        model.policy_gradient.variance(model.networks, obs, action, weighed),
+        model.policy_gradient.variance(model.networks, obs[::3], action[::3], every_third),
+    )
 
 
 def test_the_variance_ratio_is_to_the_likelihood_ratio_on_the_same_rollout():

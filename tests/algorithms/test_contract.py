@@ -354,7 +354,7 @@ def test_every_number_and_every_choice_among_the_settings_has_a_range(case):
     def is_callable(argument):
         return argument.name == "network" or argument.name.endswith(("_optimizer", "_scheduler"))
 
-    no_range = {"noise", "exploration"}  # objects, with ranges of their own
+    no_range = {"noise", "exploration", "estimator", "critic"}  # objects, with ranges of their own
     flags = {name for name, argument in case.arguments.items() if argument.annotation is bool}
     callables = {name for name, argument in case.arguments.items() if is_callable(argument)}
     assert {*case.arguments} - flags - callables - no_range - FREE - {*REFUSED} == set()

@@ -153,7 +153,7 @@ def test_the_mdp_of_an_environment_says_what_its_steps_do(env_id, options):
     assert mdp.transition.shape == (states, actions, states)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    for s, a in zip(rng.integers(states, size=100), rng.integers(actions, size=100), strict=True):
+    for s, a in zip(rng.integers(states, size=60), rng.integers(actions, size=60), strict=True):
         seen, ended, rewards = torch.zeros(states, dtype=torch.float64), 0.0, 0.0
         outcomes = env.unwrapped.P[s][a]
         tries = 1 if len(outcomes) == 1 else 400

@@ -101,7 +101,7 @@ def test_objective_and_occupancy_are_those_of_episodes_in_the_environment(slippe
     entropy = torch.special.entr(policy).sum(-1)
     rng = np.random.default_rng(0)
     returns, visits = [], np.zeros(16)
-    episodes = 1500
+    episodes = 800
     obs, _ = env.reset(seed=0)
     for _ in range(episodes):
         discount, total, done = 1.0, 0.0, False
@@ -114,8 +114,8 @@ def test_objective_and_occupancy_are_those_of_episodes_in_the_environment(slippe
         obs, _ = env.reset()
     error = np.std(returns) / episodes**0.5
     assert abs(np.mean(returns) - objective(mdp, policy, 0.05).item()) < 4 * error
-    assert error < 0.01  # so that the line above says something
-    np.testing.assert_allclose(visits, state_occupancy(mdp, policy), atol=0.15)
+    assert error < 0.015  # so that the line above says something
+    np.testing.assert_allclose(visits, state_occupancy(mdp, policy), atol=0.2)
 
 
 @given(seeds(), discounts(), temperatures())
@@ -149,7 +149,7 @@ def test_the_policy_gradient_is_zero_at_the_optimum_and_climbing_leads_there(ent
         gradient = policy_gradient(mdp, best.q / ent_coef, ent_coef)
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
     logits = torch.zeros(4, 3, dtype=torch.float64)
-    for _ in range(2000):
+    for _ in range(1000):
         logits = logits + policy_gradient(mdp, logits, ent_coef)
     reached = objective(mdp, torch.softmax(logits, -1), ent_coef)
     assert reached.item() == pytest.approx((mdp.start * best.v).sum().item(), abs=2e-2 if ent_coef == 0 else 1e-3)
