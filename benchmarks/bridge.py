@@ -190,7 +190,7 @@ def table(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     rows = []
     for (env_id, learner), group in runs.items():
         tests = [one["test"] for one in group]
-        spread = f"{statistics.fmean(tests):.0f} ± {statistics.pstdev(tests):.0f}"
+        spread = f"{statistics.fmean(tests):.0f}" + (f" ± {statistics.pstdev(tests):.0f}" if len(tests) > 1 else "")
         seeds = ", ".join(f"{test:.0f}" for test in tests)
         seconds = statistics.median(one["seconds"] for one in group)
         rows.append((env_id, learner, spread, seeds, variance_ratio(group), f"{seconds:.0f}"))
@@ -240,12 +240,12 @@ def plot(runs: dict[tuple[str, str], list[dict[str, Any]]], figure: Path) -> Non
                 )
         returns.set(title=env_id, xlabel="environment steps", ylabel="return in training")
         ratios.axhline(1.0, color="black", linewidth=0.8)
-        ratios.set(xlabel="environment steps", ylabel="variance / likelihood ratio's", yscale="log")
+        ratios.set(xlabel="environment steps", ylabel="variance / likelihood ratio's", ylim=(0.0, 4.0))
         for ax in (returns, ratios):
             ax.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     axes[1, 0].legend(fontsize=8)
-    fig.savefig(figure, dpi=80)
+    fig.savefig(figure, dpi=64)
 
 
 def main() -> None:

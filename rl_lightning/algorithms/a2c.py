@@ -48,6 +48,7 @@ class A2C(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    takes_critic = True
 
     def __init__(
         self,

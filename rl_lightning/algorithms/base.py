@@ -32,6 +32,7 @@ from rl_lightning.checkpoints import (
 )
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay.datamodule import ReplayDataModule
+from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.environments.episodes import play_episodes, record_episode
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
@@ -63,6 +64,7 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
         acts_in: the kind of actions that it has a policy for.
+        takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
         gamma: the discount.
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
@@ -77,6 +79,7 @@ class Algorithm(LightningModule, ABC):
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
+    takes_critic: ClassVar[bool] = False
     noise: ActionNoise | None = None
     polyak_averaging: PolyakAveraging | None = None
 
@@ -134,7 +137,8 @@ class Algorithm(LightningModule, ABC):
         Raises:
             UsageError: naming the right one.
         """
-        if not isinstance(data, self.learns_from):
+        replay_for_nothing = isinstance(data, RolloutReplayDataModule) and not self.takes_critic
+        if not isinstance(data, self.learns_from) or replay_for_nothing:
             raise UsageError(
                 f"datamodule={type(data).__name__} is not allowed with {type(self).__name__}: it learns from a "
                 f"{self.learns_from.__name__}; give that as data"

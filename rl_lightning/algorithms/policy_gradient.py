@@ -1,11 +1,10 @@
 """The policy gradient of an on-policy learner: an estimator, the critic that it asks, and how a step uses both."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_map
 
 from rl_lightning.algorithms.base import Algorithm, Metrics
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, Weighed
@@ -17,7 +16,7 @@ from rl_lightning.functional import standardized
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.distributions import Distribution
 from rl_lightning.spaces import fault_of_actions
-from rl_lightning.types import Obs
+from rl_lightning.types import Obs, map_obs
 
 MEASURED, AT_ONCE = 512, 256  # time steps whose gradients are measured, and those in memory at once
 
@@ -176,7 +175,7 @@ class PolicyGradient(nn.Module):
             weighed: weights and control, as `weigh` gives them.
         """
         stride = -(-len(action) // MEASURED)
-        obs, action, weighed = tree_map(lambda x: x[::stride], (obs, action, weighed))
+        obs, action, weighed = _each(lambda x: x[::stride], obs, action, weighed)
         surrogate = Surrogate(self, networks)
         parameters = {f"networks.policy.{name}": p.detach() for name, p in networks.policy.named_parameters()}
 
@@ -184,8 +183,9 @@ class PolicyGradient(nn.Module):
             value: Tensor = functional_call(surrogate, parameters, (obs, action, weighed))
             return value
 
-        def squared_norm(*step: Any) -> Tensor:
-            return _squared_norm(grad(of_batch)(parameters, *tree_map(lambda x: x.unsqueeze(0), step)))
+        def squared_norm(obs: Obs, action: Tensor, weighed: Weighed) -> Tensor:
+            one = _each(lambda x: x.unsqueeze(0), obs, action, weighed)
+            return _squared_norm(grad(of_batch)(parameters, *one))
 
         squares: Tensor = vmap(squared_norm, chunk_size=AT_ONCE)(obs, action, weighed)  # [B]
         mean = _squared_norm(grad(of_batch)(parameters, obs, action, weighed))
@@ -226,6 +226,14 @@ def in_standard_units(weighed: Weighed) -> Weighed:
         coefficient = control["coefficient"] / (advantage.std() + 1e-8)
         control = {**control, "coefficient": coefficient}
     return Weighed(standard, control)
+
+
+def _each(
+    function: Callable[[Tensor], Tensor], obs: Obs, action: Tensor, weighed: Weighed
+) -> tuple[Obs, Tensor, Weighed]:
+    """`function` of every tensor of time steps."""
+    control: Control = map_obs(function, weighed.control)
+    return map_obs(function, obs), function(action), Weighed(function(weighed.advantage), control)
 
 
 def _squared_norm(gradients: dict[str, Tensor]) -> Tensor:

@@ -65,6 +65,7 @@ class TRPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    takes_critic = True
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 
 DEFAULTS = {
@@ -123,6 +124,9 @@ class RLCLI(LightningCLI):
         for data in EnvironmentDataModule.__subclasses__():
             its = ", ".join(learner.__name__ for learner in learners if learner.learns_from is data)
             parser.add_argument_group(f"{data.__name__} (for {its}), --data.KEY", _settings_of(data))
+        its = ", ".join(learner.__name__ for learner in learners if learner.takes_critic)
+        name = f"{RolloutReplayDataModule.__name__} (for {its} with a critic), --data.KEY"
+        parser.add_argument_group(name, _settings_of(RolloutReplayDataModule))
 
     # Before the run folder exists
 

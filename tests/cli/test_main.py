@@ -448,7 +448,7 @@ def shortened(config: Path) -> tuple[int, list[str]]:
     flags = ["--data.eval_episodes=1", "--data.test_episodes=1", "--model.network.hidden_sizes=[8]"]
     if "compile" in model:
         flags.append("--model.compile=false")
-    if settings["data"]["class_path"].endswith("ReplayDataModule"):
+    if settings["data"]["class_path"] == "rl_lightning.ReplayDataModule":
         pace = {"learning_starts": 200, "train_freq": 4, "env_steps_per_batch": 4, "env_steps_per_epoch": 8}
         pace["batch_size"] = min(8, data["buffer_size"])
         if data["env_id"].startswith("rl_lightning.atari:"):
