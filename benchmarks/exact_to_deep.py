@@ -1,6 +1,7 @@
 """The library's learners on small maps, along the run beside exact values: docs/theory/exact_to_deep.md.
 
-    python -m benchmarks.exact_to_deep OUTPUT --pictures docs/theory
+    python -m benchmarks.exact_to_deep OUTPUT
+    python -m benchmarks.exact_to_deep_report OUTPUT docs/theory
 
 Each run trains one learner on one map with one seed, through the Python API. After every EVERY environment steps the
 networks are asked for all states at once, which gives a table of π and of Q or V; from the table, without an episode:
@@ -19,7 +20,6 @@ It shows what sampling costs, and where ∇J itself leads. A run that OUTPUT has
 import argparse
 import json
 import logging
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -35,7 +35,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.learning import git_commit
-from benchmarks.report import describe_machine, markdown_table, publish
 from rl_lightning import (
     DQN,
     MLP,
@@ -98,7 +97,7 @@ DECAY = partial(EnvStepsLR, schedule="linear", final_factor=0.0)
 
 
 def replay(task: Task, random_share: float = 0.025) -> ReplayDataModule:
-    """A gradient step for every four environment steps, from all that has been seen; the first share of it is random."""
+    """A gradient step for every four environment steps, from all that has been seen; the first share is random."""
     starts = int(random_share * task.total_env_steps)
     return ReplayDataModule(
         task.env_id,
@@ -238,6 +237,12 @@ def tables(model: Algorithm, states: int) -> tuple[Tensor, Tensor | None, Tensor
         return networks.distribution(obs).logits.double().softmax(-1), None, networks.values(obs).double()
 
 
+def reachable(mdp: MDP) -> Tensor:
+    """The states that a policy can be in: no hole, no goal, no cliff. [S] bool."""
+    uniform = torch.full_like(mdp.reward, 1.0 / mdp.reward.shape[-1])
+    return state_occupancy(mdp, uniform) > 1e-9
+
+
 @dataclass(frozen=True)
 class Row:
     """What one moment of a run has learned."""
@@ -253,8 +258,7 @@ class Measure(Callback):
 
     def __init__(self, mdp: MDP, exact: Solution) -> None:
         self.mdp, self.exact = mdp, exact
-        uniform = torch.full_like(mdp.reward, 1.0 / mdp.reward.shape[-1])
-        self.reachable = state_occupancy(mdp, uniform) > 1e-9  # [S], no hole, no goal, no cliff
+        self.reachable = reachable(mdp)  # [S]
         self.rows: list[Row] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -357,9 +361,9 @@ def run_all(output: Path, tasks: list[str], learners: list[str], seeds: list[int
 
 
 def main() -> None:
-    """Run what has not been run, then report and draw."""
+    """Run what has not been run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder of the runs and the report")
+    parser.add_argument("output", type=Path, help="folder of the runs")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--learners", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
