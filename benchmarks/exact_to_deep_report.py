@@ -110,7 +110,7 @@ def curves(folder: Path, output: Path) -> None:
 
 
 def aligned(runs: Runs, key: str) -> tuple[list[float], Tensor]:
-    """A column of all runs at the steps of a common grid: the last row at or before each of them. [K] and [seeds, K]."""
+    """A column of all runs on a grid of steps, by the last row at or before each: [K] and [seeds, K]."""
     grid = [500.0 * k for k in range(int(max(row["env_steps"] for row in runs[0]["rows"])) // 500 + 1)]
     found = []
     for run in runs:

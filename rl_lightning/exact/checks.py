@@ -71,17 +71,19 @@ def refuse_endless(termination: Tensor, expected_next: Callable[[Tensor], Tensor
         )
 
 
-def check_policy(policy: Tensor, shape: torch.Size) -> None:
-    """Refuse what is no policy of an MDP with [*, S, A] = `shape`; more policies than MDPs may lie in front.
+def as_policy(policy: Any, reward: Tensor) -> Tensor:
+    """A policy of an MDP with this reward [*, S, A], in float64 on its device; many policies may lie in front.
 
     Raises:
         UsageError: another shape, or rows that are no distribution.
     """
-    allowed = f"a policy of this MDP has the shape [S, A] = {list(shape[-2:])}, with MDPs or policies in front"
-    require(policy.ndim >= 2 and policy.shape[-2:] == shape[-2:], "policy.shape", list(policy.shape), allowed)
-    refuse_where("policy", ~(policy >= 0), policy, "a probability")
-    total = policy.sum(-1)
+    given, shape = as_float64("policy", policy, reward.device), reward.shape[-2:]
+    allowed = f"a policy of this MDP has the shape [S, A] = {list(shape)}, with MDPs or policies in front"
+    require(given.ndim >= 2 and given.shape[-2:] == shape, "policy.shape", list(given.shape), allowed)
+    refuse_where("policy", ~(given >= 0), given, "a probability")
+    total = given.sum(-1)
     refuse_where("policy", (total - 1.0).abs() > 1e-6, total, "1 as the sum of the row")
+    return given
 
 
 def check_ent_coef(ent_coef: float) -> None:

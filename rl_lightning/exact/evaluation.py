@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.errors import require
-from rl_lightning.exact.checks import check_ent_coef, check_policy
+from rl_lightning.exact.checks import as_policy, check_ent_coef
 from rl_lightning.exact.krylov import solve_fixed_point
 from rl_lightning.exact.mdp import MDP
 
@@ -71,7 +71,7 @@ def soft_policy_evaluation(
         UsageError: a policy that is none, an argument out of range.
     """
     check_ent_coef(ent_coef)
-    check_policy(policy, mdp.reward.shape)
+    policy = as_policy(policy, mdp.reward)
     require(method in ("solve", "iterate"), "method", method, "give 'solve' or 'iterate'")
     require(tolerance > 0.0, "tolerance", tolerance, "give a number above 0")
     if mdp.sparse:

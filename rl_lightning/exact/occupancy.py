@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.errors import require
-from rl_lightning.exact.checks import check_ent_coef, check_policy
+from rl_lightning.exact.checks import as_float64, as_policy, check_ent_coef
 from rl_lightning.exact.evaluation import resolvent, soft_policy_evaluation, soft_state_value
 from rl_lightning.exact.krylov import solve_fixed_point
 from rl_lightning.exact.mdp import MDP
@@ -26,7 +26,7 @@ def state_occupancy(mdp: MDP, policy: Tensor, tolerance: float = 1e-8) -> Tensor
     Raises:
         UsageError: a policy that is none.
     """
-    check_policy(policy, mdp.reward.shape)
+    policy = as_policy(policy, mdp.reward)
     if not mdp.sparse:
         arrivals = resolvent(mdp, policy).mT
         d: Tensor = torch.linalg.solve(arrivals, mdp.start.expand(arrivals.shape[:-1]))
@@ -38,6 +38,7 @@ def state_occupancy(mdp: MDP, policy: Tensor, tolerance: float = 1e-8) -> Tensor
 
 def occupancy(mdp: MDP, policy: Tensor, tolerance: float = 1e-8) -> Tensor:
     """ρ(s, a) = d(s) π(a|s), discounted visits of states with actions; arguments of `state_occupancy`. [*, S, A]."""
+    policy = as_policy(policy, mdp.reward)
     return state_occupancy(mdp, policy, tolerance)[..., None] * policy
 
 
@@ -65,7 +66,7 @@ def finite_objective(mdp: MDP, policy: Tensor, ent_coef: float, last_step: int) 
         UsageError: a policy that is none, an argument out of range.
     """
     check_ent_coef(ent_coef)
-    check_policy(policy, mdp.reward.shape)
+    policy = as_policy(policy, mdp.reward)
     require(last_step >= 0, "last_step", last_step, "give an integer from 0 on")
     v = policy.new_zeros(policy.shape[:-1])  # [*, S], after the last step
     for _ in range(last_step + 1):
@@ -89,7 +90,7 @@ def policy_gradient(mdp: MDP, logits: Tensor, ent_coef: float) -> Tensor:
     Raises:
         UsageError: an argument out of range or of another shape.
     """
-    log_policy = torch.log_softmax(logits, -1)
+    log_policy = torch.log_softmax(as_float64("logits", logits, mdp.reward.device), -1)
     policy = log_policy.exp()
     values = soft_policy_evaluation(mdp, policy, ent_coef)
     advantage = values.q - ent_coef * log_policy - values.v[..., None]  # [*, S, A]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.errors import require
-from rl_lightning.exact.checks import check_policy
+from rl_lightning.exact.checks import as_policy
 from rl_lightning.exact.mdp import MDP
 from rl_lightning.functional import discounted_sum, q_of_action, td_target
 
@@ -175,7 +175,7 @@ def monte_carlo(
     Raises:
         UsageError: a policy that is none, or a sparse MDP, or many.
     """
-    check_policy(policy, mdp.reward.shape)
+    policy = as_policy(policy, mdp.reward)
     sample, states = sampler(mdp, generator), len(mdp.start)
     state, running = draw(mdp.start.expand(episodes, -1), generator), torch.ones(episodes, dtype=torch.bool)
     rewards, first = [], []  # [T, N] and [T, N, S]
@@ -220,7 +220,7 @@ def td_0(
     Raises:
         UsageError: a policy that is none, or a sparse MDP, or many.
     """
-    check_policy(policy, mdp.reward.shape)
+    policy = as_policy(policy, mdp.reward)
     sample, runs, v = sampler(mdp, generator), torch.arange(len(v)), v.clone()
     visits, starts = torch.zeros_like(v), mdp.start.expand(len(v), -1)
     state = draw(starts, generator)

@@ -227,6 +227,16 @@ def test_the_krylov_method_gets_there_on_long_rings(gamma, right):
     )
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor.float, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_policies_of_float32_arrays_and_lists_are_taken_too(kind):
+    mdp, policy = random_mdp(0), random_policy(0, (4, 3))
+    for function in (occupancy, lambda m, p: objective(m, p, 0.3), lambda m, p: finite_objective(m, p, 0.3, 4)):
+        torch.testing.assert_close(function(mdp, kind(policy)), function(mdp, policy), rtol=1e-5, atol=1e-5)
+    logits = torch.randn(4, 3).double()
+    expected = policy_gradient(mdp, logits, 0.3)
+    torch.testing.assert_close(policy_gradient(mdp, kind(logits), 0.3), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_sparse_mdp_takes_one_policy_at_a_time():
     mdp = sparse_of(random_mdp(0))
     for function in (state_occupancy, lambda m, p: soft_policy_evaluation(m, p, 0.1)):
