@@ -80,9 +80,8 @@ class PolicyGradient(nn.Module):
             action: [B, *action_shape].
             replayed: as `replayed` gives them.
         """
-        if self.critic is None:
-            return Weighed(advantage, {})
-        return self.estimator.weigh(advantage, pi.detach(), networks.normalized(obs), action, self.critic, replayed)
+        critic = _no_critic if self.critic is None else self.critic
+        return self.estimator.weigh(advantage, pi.detach(), networks.normalized(obs), action, critic, replayed)
 
     def log_prob(self, pi: Distribution, action: Tensor) -> Tensor:
         """log π(a|s) [B], or log π(a_i|s) [B, A] of each dimension where each has a weight."""
@@ -234,6 +233,10 @@ def _each(
     """`function` of every tensor of time steps."""
     control: Control = map_obs(function, weighed.control)
     return map_obs(function, obs), function(action), Weighed(function(weighed.advantage), control)
+
+
+def _no_critic(obs: Obs, action: Tensor) -> Tensor:
+    raise UsageError("estimator.needs_critic=False is not allowed where weigh asks the critic: set it to True")
 
 
 def _squared_norm(gradients: dict[str, Tensor]) -> Tensor:

@@ -521,6 +521,25 @@ class Halved(Estimator):
         return Weighed(advantage - 0.5 * (critic(obs, action) - critic(obs, pi.mode())), {})
 
 
+class Doubled(Estimator):
+    """Somebody's own, without a critic."""
+
+    needs_critic = False
+
+    def weigh(self, advantage, pi, obs, action, critic, replayed):
+        return Weighed(2.0 * advantage, {})
+
+
+def test_an_estimator_of_the_users_own_without_a_critic_is_asked_too():
+    torch.manual_seed(0)
+    plain, doubled = learner(A2C, max_grad_norm=None), learner(A2C, Doubled, max_grad_norm=None)
+    doubled.load_state_dict(plain.state_dict())
+    for one, other in zip(
+        doubled.gradients(rollout()).of["policy"], plain.gradients(rollout()).of["policy"], strict=True
+    ):
+        torch.testing.assert_close(one, 2.0 * other)
+
+
 class Foreign(nn.Sequential):
     """Somebody's own body, whose last layer is not called by any name of ours."""
 
