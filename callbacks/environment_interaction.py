@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torchmetrics import MeanMetric
 
+from rl_lightning.callbacks.monitors import check_watched, let_wait, publish
 from rl_lightning.data import EnvironmentDataModule
 from rl_lightning.environments.collector import Collector
 from rl_lightning.errors import UsageError
@@ -48,6 +49,7 @@ class EnvironmentInteraction(Callback):
             torch.manual_seed(seeds[0])
             data.seed(seeds[0])
         self._row_seconds, self._row_env_steps = 0.0, data.clock.env_steps
+        let_wait(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
@@ -70,6 +72,10 @@ class EnvironmentInteraction(Callback):
         if row_is_due:
             self._log_row(trainer, pl_module, metrics)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse callbacks that watch what is never logged."""
+        check_watched(trainer, pl_module)
+
     def _log_row(self, trainer: Trainer, learner: LightningModule, metrics: dict[str, float]) -> None:
         env_steps = environment_data(trainer).clock.env_steps
         row = metrics | {"time/env_steps_per_second": (env_steps - self._row_env_steps) / self._row_seconds}
@@ -88,6 +94,7 @@ class EnvironmentInteraction(Callback):
             if not np.isnan(value):
                 row[name] = value
                 learner.log(name, value, prog_bar=name == "train/return", logger=False)  # to be monitored
+        publish(trainer, row)
         for logger in trainer.loggers:
             logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
             logger.save()
