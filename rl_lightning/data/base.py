@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization, frame_stack_of, make_env, make_vec_env
+from rl_lightning.environments.state import why_not_restorable
 from rl_lightning.errors import require
 from rl_lightning.schedules import Clock
 
@@ -106,6 +107,11 @@ class EnvironmentDataModule(LightningDataModule):
         if self._collector is None:
             raise RuntimeError("no Collector is attached: EnvironmentInteraction attaches one as training starts")
         return self._collector
+
+    @property
+    def why_not_exact(self) -> str | None:
+        """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
+        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs)
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
