@@ -59,7 +59,9 @@ def restore(envs: Envs, states: list[State]) -> None:
     one_by_one = isinstance(envs, SyncVectorEnv | AsyncVectorEnv)
     expected = envs.num_envs if one_by_one else 1
     if len(states) != expected:
-        raise UsageError(f"{len(states)} states of environments were saved, {expected} are needed: give the same num_envs")
+        raise UsageError(
+            f"{len(states)} states of environments were saved, {expected} are needed: give the same num_envs"
+        )
     states = [with_arrays(state) for state in states]
     envs.reset(seed=[0] * envs.num_envs)  # type: ignore[arg-type]
     if isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
@@ -67,7 +69,9 @@ def restore(envs: Envs, states: list[State]) -> None:
         show_observations(envs, [put(state["obs"]) for state in states])
         return
     if states[0]["classes"] != (mine := type(envs).__name__):
-        raise UsageError(f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same ones")
+        raise UsageError(
+            f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same ones"
+        )
     put(states[0]["environment"], envs)
 
 

@@ -220,7 +220,9 @@ class Putter:
         hints: dict[Any, Any] = {} if hint is MISSING else dict(dict.items(hint))
         places = [*hints, *[MISSING] * len(node["items"])]
         keys = [self.value(key, place, False) for (key, _), place in zip(node["items"], places, strict=False)]
-        values = [self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)]
+        values = [
+            self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)
+        ]
         dict.clear(thing)
         dict.update(thing, {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING})
         self._fill_beside(node, thing, hint, own)

@@ -103,7 +103,9 @@ class Taker:
             self.left.append((path, thing))
             return {"attributes": dict.fromkeys(attributes, ["left alone"])}
         if isinstance(thing, gym.Space):  # its bounds stay, and those of images are large
-            attributes = {name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()}
+            attributes = {
+                name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()
+            }
         return {"attributes": self._attributes(attributes, path)}
 
     def _contents(self, thing: Any, path: str) -> dict[str, Any]:
