@@ -1,5 +1,8 @@
 """A run that goes on from a checkpoint is the run that was never stopped: to the last bit, times aside."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -41,6 +44,7 @@ from rl_lightning.optim import EnvStepsLR
 
 TINY = partial(MLP, hidden_sizes=(8,))
 TOTAL = 240
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 Make = Callable[[], tuple[LightningModule, EnvironmentDataModule]]
 
 
@@ -80,7 +84,12 @@ class Moments(Callback):
 
 
 def run(
-    make: Make, folder: Path, until: int | None = None, ckpt_path: Path | None = None, compile: bool = False
+    make: Make,
+    folder: Path,
+    until: int | None = None,
+    ckpt_path: Path | None = None,
+    compile: bool = False,
+    devices: int = 1,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     seed_everything(3, verbose=False)
     model, data = make()
@@ -88,6 +97,8 @@ def run(
     moments, rows = Moments(folder, until), Rows()
     trainer = Trainer(
         accelerator="cpu",
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp",
         logger=rows,
         callbacks=[moments, ModelCheckpoint(folder, filename="end", enable_version_counter=False)],
         enable_progress_bar=False,
@@ -241,3 +252,19 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(name: str, tmp_path: Pa
 def test_compiled_gradients_resume_exactly_too(name: str, tmp_path: Path) -> None:
     make, batches = LEARNERS[name]
     assert_resumes_exactly(make, tmp_path, batches[-1:], compile=True)
+
+
+def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(tmp_path: Path) -> None:
+    def two_processes(*arguments: str) -> None:
+        script = Path(__file__).with_name("two_processes.py")
+        subprocess.run([sys.executable, script, tmp_path, *arguments], check=True, timeout=300, env=ONE_THREAD)
+
+    two_processes()
+    expected = torch.load(tmp_path / "final.pt", weights_only=True)[0]
+    two_processes("--until", "12")
+    two_processes("--ckpt_path", str(tmp_path / "12.ckpt"))
+    found = torch.load(tmp_path / "final.pt", weights_only=True)[0]
+    own, others = found["ReplayDataModule"]["buffer"], found["ReplayDataModule"]["others"]
+    assert len(others) == 1
+    assert not torch.equal(own["storage"]["obs"], others[0]["storage"]["obs"])
+    assert_same(found, expected)

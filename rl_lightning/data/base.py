@@ -165,6 +165,7 @@ class EnvironmentDataModule(LightningDataModule):
 
     def _episodes(self, first_seed: int, episodes: int) -> "EpisodeLoader":
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        require(episodes >= world_size, "eval_episodes, test_episodes", episodes, f"give {world_size}, one a process")
         return EpisodeLoader(range(first_seed, first_seed + episodes)[rank::world_size], EVAL_NUM_ENVS)
 
 
