@@ -41,7 +41,7 @@ class EnvironmentInteraction(Callback):
         self._why_not_exact: str | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the environments, where a checkpoint left them; replay takes the random steps that learning starts from."""
+        """Open the environments, where a checkpoint left them; replay takes the random steps that come first."""
         self._data = data = environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
@@ -52,8 +52,8 @@ class EnvironmentInteraction(Callback):
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
         self._collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
         self._row_seconds, self._row_env_steps, self._batches = 0.0, data.clock.env_steps, 0
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total
-        batches.ready = batches.started  # a batch that a checkpoint saw ready comes again, and Lightning would count on
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total  # a batch that a checkpoint saw ready comes again
+        batches.ready = batches.started  # type: ignore[attr-defined]
         own = of_this_process(saved["processes"]) if saved else None
         if own is None and trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(seeds[0])
@@ -88,7 +88,8 @@ class EnvironmentInteraction(Callback):
             rank_zero_info("Checkpoints resume exactly: with the environments as they were")
         else:
             rank_zero_info(
-                f"Checkpoints resume consistently, not exactly: episodes under way end as truncated ({self._why_not_exact})"
+                "Checkpoints resume consistently, not exactly: episodes under way end as truncated "
+                f"({self._why_not_exact})"
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -124,13 +124,14 @@ def assert_same(found: Any, expected: Any, path: str = "") -> None:
         for index, pair in enumerate(zip(found, expected, strict=True)):
             assert_same(*pair, f"{path}/{index}")
     elif isinstance(expected, Tensor):
-        assert torch.equal(found.nan_to_num(), expected.nan_to_num()) and found.dtype == expected.dtype, path
+        assert found.dtype == expected.dtype, path
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num()), path
     else:
         assert found == expected or (found != found and expected != expected), f"{path}: {found} != {expected}"
 
 
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
-    """Without names of files, and without what is compared by playing on: spaces of environments have unseeded generators."""
+    """Without names of files, nor environments, whose spaces have unseeded generators: playing on compares those."""
     callbacks = {name: saved for name, saved in state["callbacks"].items() if "ModelCheckpoint" not in name}
     loops = {name: saved for name, saved in state["loops"]["fit_loop"].items() if "val_loop" not in name}
     for process in state["environment_interaction"]["processes"]:
@@ -152,20 +153,26 @@ def assert_resumes_exactly(make: Make, folder: Path, batches: tuple[int, ...], c
 
 
 def replay(env_id: str = "Pendulum-v1", **settings: Any) -> ReplayDataModule:
-    given = dict(
-        total_env_steps=TOTAL,
-        env_steps_per_epoch=60,
-        learning_starts=40,
-        batch_size=8,
-        eval_episodes=1,
-        buffer_size=1_000,
-    )
+    given = {
+        "total_env_steps": TOTAL,
+        "env_steps_per_epoch": 60,
+        "learning_starts": 40,
+        "batch_size": 8,
+        "eval_episodes": 1,
+        "buffer_size": 1_000,
+    }
     return ReplayDataModule(env_id, **given | settings)
 
 
 def rollout(env_id: str = "CartPole-v1", **settings: Any) -> RolloutDataModule:
-    given = dict(total_env_steps=TOTAL, env_steps_per_epoch=60, eval_episodes=1, rollout_steps=10, num_envs=2)
-    return RolloutDataModule(env_id, **given | settings)
+    given = {
+        "total_env_steps": TOTAL,
+        "env_steps_per_epoch": 60,
+        "eval_episodes": 1,
+        "rollout_steps": 10,
+        "num_envs": 2,
+    }
+    return RolloutDataModule(env_id, **{"num_envs": 2} | given | settings)
 
 
 def learner(kind: type, data: EnvironmentDataModule, **settings: Any) -> tuple[Any, EnvironmentDataModule]:

@@ -1,4 +1,4 @@
-"""A run in two processes, to be ended or resumed: `python two_processes.py FOLDER [--until BATCH] [--ckpt_path FILE]`."""
+"""A run in two processes, to be ended or resumed: `python two_processes.py FOLDER [--until BATCH] [--ckpt_path F]`."""
 
 import argparse
 from pathlib import Path

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
-from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import require

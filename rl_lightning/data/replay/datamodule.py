@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
-from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import UsageError, require
