@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -90,6 +92,7 @@ def run(
     ckpt_path: Path | None = None,
     compile: bool = False,
     devices: int = 1,
+    first: Callback | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     seed_everything(3, verbose=False)
     model, data = make()
@@ -100,7 +103,11 @@ def run(
         devices=devices,
         strategy="auto" if devices == 1 else "ddp",
         logger=rows,
-        callbacks=[moments, ModelCheckpoint(folder, filename="end", enable_version_counter=False)],
+        callbacks=[
+            *([first] if first else []),
+            moments,
+            ModelCheckpoint(folder, filename="end", enable_version_counter=False),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -275,3 +282,80 @@ def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(
     assert len(others) == 1
     assert not torch.equal(own["storage"]["obs"], others[0]["storage"]["obs"])
     assert_same(found, expected)
+
+
+class Opaque(gym.Env[Any, Any]):
+    """Counts the steps of an episode in a generator, which nobody can look into or set."""
+
+    observation_space = gym.spaces.Box(0.0, 100.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = (float(step) for step in range(100))
+        return np.array([next(self.steps)], np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        now = next(self.steps)
+        return np.array([now], np.float32), 1.0, now == 30.0, False, {}
+
+
+gym.register("Opaque-v0", Opaque)
+
+
+def test_an_environment_that_cannot_be_restored_resumes_consistently_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> tuple[Any, EnvironmentDataModule]:
+        return learner(DQN, replay("Opaque-v0", total_env_steps=120, env_steps_per_epoch=120))
+
+    with caplog.at_level("INFO"):
+        run(make, tmp_path, 10)
+    [said] = [record.message for record in caplog.records if "Checkpoints resume" in record.message]
+    assert said.startswith(
+        "Checkpoints resume consistently, not exactly: episodes under way end as truncated (Opaque-v0: "
+    )
+    assert "steps" in said
+    final, _ = run(make, tmp_path / "resumed", None, tmp_path / "10.ckpt")
+    storage = final["ReplayDataModule"]["buffer"]["storage"]
+    now, later = storage["obs"][:, 0, 0], storage["next_obs"][:, 0, 0]
+    assert torch.equal(later, now + 1)  # no row across episodes
+    assert storage["truncated"].nonzero()[:, 0].tolist() == [49]  # the fiftieth step was the last before the checkpoint
+    assert now[50] == 0.0
+    assert now[49] == 19.0
+
+
+def test_a_checkpoint_whose_environment_has_other_arguments_now_begins_new_episodes_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(lambda: learner(SAC, replay(total_env_steps=100)), tmp_path, 10)
+    with caplog.at_level("INFO"):
+        run(
+            lambda: learner(SAC, replay(total_env_steps=100, env_kwargs={"g": 15})),
+            tmp_path / "resumed",
+            None,
+            tmp_path / "10.ckpt",
+        )
+    assert any("env_kwargs=\"{'g': 15}\" was '{}'" in record.message for record in caplog.records)
+
+
+def test_a_warm_up_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            data = trainer.datamodule
+            store = data._store
+
+            def store_and_interrupt(step: Any) -> None:
+                store(step)
+                data.clock.interrupted |= data.buffer.steps == 17
+
+            data._store = store_and_interrupt
+
+    make = LEARNERS["SAC"][0]
+    expected, expected_rows = run(make, tmp_path)
+    run(make, tmp_path, 0, first=Interrupt())
+    begun = torch.load(tmp_path / "0.ckpt", weights_only=True)
+    assert begun["ReplayDataModule"]["buffer"]["steps"] == 17
+    final, rows = run(make, tmp_path, None, tmp_path / "0.ckpt")
+    assert_same(rows, expected_rows, "rows")
+    assert_same(comparable(final), comparable(expected))

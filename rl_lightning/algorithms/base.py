@@ -228,7 +228,8 @@ class Algorithm(LightningModule, ABC):
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
-            self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
+            self.gradient_steps, self.metrics = 0, {}
+            self.clock.env_steps, self.clock.interrupted = 0, False
         self._computes = {}
 
     def on_fit_start(self) -> None:
