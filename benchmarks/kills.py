@@ -2,8 +2,8 @@
 
     python -m benchmarks.kills OUT --kills 200
 
-Every task is a short run of `rl-lightning fit`. One goes through to its end. Another gets SIGKILL at random moments, goes
-on with `rl-lightning resume` in a new process each time, and is killed again, before it may end at last. Then both must
+Every task is a short run of `rl-lightning fit`. One goes through to its end. Another gets SIGKILL at random moments,
+goes on with `rl-lightning resume` in a new process each time, and is killed again, before it may end. Then both must
 have the same `metrics.csv`, times aside, and the same `last.ckpt`: weights, targets, optimizers, schedules, replay,
 episodes under way, random numbers, counters. *Lost* is a run that cannot go on, *unequal* one that differs.
 
@@ -171,7 +171,7 @@ def differences(found: Any, expected: Any, place: str = "") -> list[str]:
 
 
 def aside(key: object) -> bool:
-    """What need not be equal: names of files, environments (their spaces' generators are unseeded), evaluation's loop."""
+    """Names of files, environments (their spaces have unseeded generators), the counters of evaluation."""
     return str(key) in ("envs", "logged") or any(name in str(key) for name in ("heckpoint", "val_loop", "version"))
 
 
