@@ -27,16 +27,32 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
     def __init__(self, original: LearningRateMonitor) -> None:
         super().__init__()
         self.__dict__ = original.__dict__
+        self.logged_at: dict[str, int] = {}  # environment steps of the latest row of each hook
+        self._logged_before: dict[str, int] = {}  # likewise, before the checkpoint that the run goes on from
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Log the rates that schedulers give at each gradient step or batch."""
-        with on_clock(trainer):
-            super().on_train_batch_start(trainer, *args, **kwargs)
+        if self._is_new("batch", trainer):
+            with on_clock(trainer):
+                super().on_train_batch_start(trainer, *args, **kwargs)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Log the rates that are asked for once an epoch."""
-        with on_clock(trainer):
-            super().on_train_epoch_start(trainer, *args, **kwargs)
+        if self._is_new("epoch", trainer):
+            with on_clock(trainer):
+                super().on_train_epoch_start(trainer, *args, **kwargs)
+
+    def _is_new(self, hook: str, trainer: Trainer) -> bool:
+        """Whether this moment is not one that has come already, before a checkpoint at the start of a batch."""
+        env_steps = self.logged_at[hook] = trainer.datamodule.clock.env_steps  # type: ignore[attr-defined]
+        return env_steps != self._logged_before.pop(hook, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """When it was called last."""
+        return {"logged_at": dict(self.logged_at)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._logged_before = dict(state_dict["logged_at"])
 
 
 @contextmanager

@@ -104,7 +104,9 @@ def test_rows_of_another_run_are_neither_cut_off_nor_continued(tmp_path):
     other = logged(tmp_path / "other", 11, 21, 31)
     other.finalize("success")
     mine = logged(tmp_path / "mine", 10, 20).state_dict()
-    with pytest.raises(UsageError, match="does not have the 2 rows that were logged before the checkpoint: move it awa"):
+    with pytest.raises(
+        UsageError, match="does not have the 2 rows that were logged before the checkpoint: move it awa"
+    ):
         MetricsCSV(tmp_path / "other").load_state_dict(mine)
     with pytest.raises(UsageError, match=r"has 3 rows of another run: give a folder of its own, or go on from"):
         logged(tmp_path / "other", 10)

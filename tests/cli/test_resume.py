@@ -352,5 +352,3 @@ def test_help_tells_of_resume(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["resum"])
     assert "did you mean resume?" in capsys.readouterr().err
-
-
