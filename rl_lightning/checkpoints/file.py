@@ -118,7 +118,8 @@ def _fault_of(file: BinaryIO, size: int) -> str | None:
     if tail[-END.size :][:4] == END_MARK and tail[-2:] == b"\0\0":  # saved without a seal
         file.seek(0)
         with suppress(Exception):  # of damaged bytes; there are many kinds
-            if zipfile.ZipFile(file).testzip() is None:
+            archive = zipfile.ZipFile(file)
+            if archive.namelist() and archive.testzip() is None:
                 return None
         return "is damaged: its parts are not what was saved"
     mark, length, checksum = SEAL.unpack(tail[-SEAL.size :].rjust(SEAL.size))
