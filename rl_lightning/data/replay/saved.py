@@ -63,7 +63,7 @@ def upgraded(state: State) -> State:
     rows, num_envs = storage["reward"].shape
     turn = state["steps"] % rows
     new = state | {"memory": _packed(storage).roll(turn, 0).flatten(0, 1), "fields": described(storage, skip=1)}
-    new |= {"rows": rows, "filled_rows": rows, "ended": torch.ones(num_envs, dtype=torch.bool)}
+    new |= {"rows": rows, "filled_rows": rows, "ended": state.get("ended", torch.ones(num_envs, dtype=torch.bool))}
     if frames is not None:
         memory, written = _packed({"obs": frames["frames"]}), frames["written"]
         held = memory.shape[1]
