@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
 from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
@@ -266,7 +267,12 @@ class Algorithm(LightningModule, ABC):
         """One training batch, at the learning rates of this time."""
         for scheduler in self._follow_clock:
             scheduler.follow(self.clock)
-        self.learn(batch)
+        with traced_to_divergence(self.check_finite):
+            self.learn(batch)
+
+    def on_train_end(self) -> None:
+        """A run that has diverged since the last row ends with that error."""
+        self.check_finite()
 
     def compute_gradients(self, *batch: Any) -> Gradients:
         """`gradients`, as `compute` runs it."""
@@ -293,6 +299,15 @@ class Algorithm(LightningModule, ABC):
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
 
+    def check_finite(self) -> None:
+        """Stop where a loss or a weight is not finite any more: at every row, evaluation and checkpoint.
+
+        Raises:
+            Divergence: naming the network and the loss.
+        """
+        learned = {name: each.network for name, each in self._learned.items()}
+        check_finite(self, learned, self.metrics, self.env_steps)
+
     def mean_over_processes(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The mean of each tensor over all processes, in one exchange."""
         if self._processes == 1:
@@ -312,6 +327,18 @@ class Algorithm(LightningModule, ABC):
 
     # Evaluation
 
+    def on_validation_start(self) -> None:
+        """Evaluate no learner that has diverged: the argmax of NaN is an action too."""
+        self.check_finite()
+
+    def on_test_start(self) -> None:
+        """As before any evaluation."""
+        self.check_finite()
+
+    def on_predict_start(self) -> None:
+        """As before any evaluation."""
+        self.check_finite()
+
     def validation_step(self, seeds: Sequence[int], batch_idx: int) -> None:
         """Play one episode for each seed with the deterministic policy."""
         self._play(seeds)
@@ -323,7 +350,8 @@ class Algorithm(LightningModule, ABC):
     def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
         """Record one episode for each seed, played with the deterministic policy."""
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
-        return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
+        with traced_to_divergence(self.check_finite):
+            return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns of all processes' episodes."""
@@ -334,11 +362,12 @@ class Algorithm(LightningModule, ABC):
         self._log_episodes("test")
 
     def _act_deterministically(self, obs: Obs) -> Tensor:
-        return self.act(to_device(obs, self.device), deterministic=True)
+        return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
-        returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
+        with traced_to_divergence(self.check_finite):
+            returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
     def _log_episodes(self, stage: str) -> None:
@@ -352,7 +381,13 @@ class Algorithm(LightningModule, ABC):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is, and which optimizer is of which network."""
+        """Note whose checkpoint it is, and which optimizer is of which network.
+
+        Raises:
+            Divergence: where weights or moments are not finite; nothing is written then.
+        """
+        self.check_finite()
+        check_optimizer_states(checkpoint.get("optimizer_states", []), self._described, self.env_steps)
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
             "gradient_steps": self.gradient_steps,

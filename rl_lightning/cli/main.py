@@ -34,7 +34,7 @@ from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, loca
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
-from rl_lightning.errors import EnvironmentFault, UsageError, require
+from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
 
 DEFAULTS = {
     "checkpoint.monitor": "val/return_mean",
@@ -326,7 +326,7 @@ def main(args: list[str] | None = None) -> None:
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     try:
         RLCLI(args)
-    except (UsageError, EnvironmentFault, MisconfigurationException) as error:
+    except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
     wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
