@@ -22,7 +22,7 @@ from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
 from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
-from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
+from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging
 from rl_lightning.checkpoints import (
     KEY,
     check_resumable,
@@ -393,6 +393,7 @@ class Algorithm(LightningModule, ABC):
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
             "learned": self._described,
+            "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -409,6 +410,11 @@ class Algorithm(LightningModule, ABC):
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
             own = {name: learned.make() for name, learned in self._learned.items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
+            if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
+                logger.load_state_dict(logged)
+
+    def _metrics_csv(self) -> MetricsCSV | None:
+        return next((logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)), None)
 
     def load_weights(self, path: str | Path) -> None:
         """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
