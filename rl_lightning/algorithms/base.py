@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
-from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
+from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
+from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging
 from rl_lightning.checkpoints import (
     KEY,
@@ -70,6 +71,7 @@ class Algorithm(LightningModule, ABC):
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
+        has_loaded: whether weights have been loaded into it.
         clock: environment steps of the run.
         noise: on actions while collecting, of learners that have it.
         polyak_averaging: what moves the target networks, of learners that have any.
@@ -101,6 +103,8 @@ class Algorithm(LightningModule, ABC):
         self.gamma, self.compile_gradients = gamma, compile
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
+        self.has_loaded = False
+        self.register_load_state_dict_post_hook(_note_weights)
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
         self._computes: dict[str, Callable[..., Any]] = {}
@@ -209,7 +213,13 @@ class Algorithm(LightningModule, ABC):
         return [one.optimizer for one in made.values()], schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
+        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays.
+
+        Raises:
+            UsageError: settings of the trainer that cannot be followed; loggers have made no folders yet.
+        """
+        stage = self.trainer.state.fn
+        check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
         own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
@@ -223,7 +233,6 @@ class Algorithm(LightningModule, ABC):
         """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
         if not hasattr(self, "gradients"):
             raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
-        check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_data(data)
@@ -329,15 +338,23 @@ class Algorithm(LightningModule, ABC):
 
     def on_validation_start(self) -> None:
         """Evaluate no learner that has diverged: the argmax of NaN is an action too."""
-        self.check_finite()
+        self._check_policy()
 
     def on_test_start(self) -> None:
         """As before any evaluation."""
-        self.check_finite()
+        self._check_policy()
 
     def on_predict_start(self) -> None:
         """As before any evaluation."""
+        self._check_policy()
+
+    def _check_policy(self) -> None:
         self.check_finite()
+        if not self.has_loaded and not self.gradient_steps and self.trainer.state.fn != "fit":
+            rank_zero_warn(
+                f"{type(self).__name__} is evaluated with the random weights it was made with: train it first, or give "
+                "ckpt_path or load_weights a checkpoint"
+            )
 
     def validation_step(self, seeds: Sequence[int], batch_idx: int) -> None:
         """Play one episode for each seed with the deterministic policy."""
@@ -438,6 +455,10 @@ class Algorithm(LightningModule, ABC):
                 f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
                 f"({reason} ...)"
             ) from error
+
+
+def _note_weights(learner: nn.Module, _: object) -> None:
+    learner.has_loaded = True  # type: ignore[assignment]
 
 
 def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:

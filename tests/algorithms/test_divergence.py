@@ -45,7 +45,7 @@ def test_a_diverged_discrete_learner_is_found(found):
     case = next(case for case in CASES if case.learner is DQN)
     model, data = diverging(case)
     every = 2 if found == "by a row" else 0
-    with pytest.raises(Divergence, match="^the weights of q are not finite and train/q_loss is (nan|inf) at"):
+    with pytest.raises(Divergence, match=r"^the weights of q are not finite and train/q_loss is (nan|inf) at"):
         make_trainer(validate=found == "by an evaluation", log_every_n_steps=every).fit(model, data)
     assert model.env_steps == {"by a row": 14, "by an evaluation": 22, "by its end": 200}[found]
 
@@ -61,12 +61,12 @@ def test_in_evaluation_the_policy_is_named_and_not_the_environment(stage):
     model, data = sac_and_data()
     with torch.no_grad():
         next(model.policy.parameters())[0] = math.nan
-    with pytest.raises(Divergence, match="^the weights of policy are not finite at environment step 0"):
-        getattr(make_trainer(), stage)(model, data)
+    with pytest.raises(Divergence, match=r"^the weights of policy are not finite at environment step 0"):
+        getattr(make_trainer(validate=True), stage)(model, data)
     model, data = sac_and_data()
     model.act = lambda obs, deterministic=False: torch.full((len(obs), 2), math.inf)
     with pytest.raises(Divergence, match=r"^the policy's action \[\[inf, inf.* in evaluation is not finite"):
-        getattr(make_trainer(), stage)(model, data)
+        getattr(make_trainer(validate=True), stage)(model, data)
 
 
 def test_a_moment_of_infinity_is_not_saved_though_the_weights_are_finite(tmp_path):
@@ -84,7 +84,7 @@ def test_a_moment_of_infinity_is_not_saved_though_the_weights_are_finite(tmp_pat
 def test_an_error_is_of_the_environment_where_the_learner_is_sound():
     data = RolloutDataModule("toys:Broken-v0", {"fault": "nan reward", "at": 5}, rollout_steps=10)
     model = A2C(data.observation_space, data.action_space, network=TINY, compile=False)
-    with pytest.raises(EnvironmentFault, match="environment 0 "):
+    with pytest.raises(EnvironmentFault, match=r"^environment 0 "):
         make_trainer().fit(model, data)
 
 
@@ -93,8 +93,8 @@ def test_weights_whose_sum_is_too_large_are_finite_all_the_same():
     nn.init.constant_(network.weight, 3e38)
     learner = nn.ModuleDict({"q": network})
     check_finite(learner, {"q": network}, {"train/q_loss": torch.tensor(1.0), "train/ratio": torch.tensor(math.nan)}, 7)
-    with pytest.raises(Divergence, match="^train/q_loss is inf at environment step 7: the learner has diverged"):
+    with pytest.raises(Divergence, match=r"^train/q_loss is inf at environment step 7: the learner has diverged"):
         check_finite(learner, {"q": network}, {"train/q_loss": torch.tensor([1.0, math.inf])}, 7)
     nn.init.constant_(network.weight, -math.inf)
-    with pytest.raises(Divergence, match="^the weights of q are not finite at environment step 7"):
+    with pytest.raises(Divergence, match=r"^the weights of q are not finite at environment step 7"):
         check_finite(learner, {}, {}, 7)

@@ -458,7 +458,7 @@ def test_environments_are_closed_after_an_error():
     model.on_validation_epoch_end = lambda: evaluated.append(model.env_steps)
     act = model.act
     model.act = lambda obs, deterministic=False: act(obs, deterministic) * (torch.nan if evaluated else 1.0)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(Divergence):
         fit(model, data, make_trainer(validate=True))
     assert [sum(env.closed for env in CounterEnv.made), len(CounterEnv.made)] == [1 + 2 + 10, 1 + 2 + 10]
 
