@@ -90,9 +90,7 @@ def _check_interval(trainer: Trainer, data: EnvironmentDataModule) -> None:
     every = getattr(trainer, "val_check_interval", None)  # not there where it is a time
     batches = max(1, data.env_steps_per_epoch // (data.env_steps_per_batch * trainer.world_size))
     within = trainer.check_val_every_n_epoch is None or not isinstance(every, int) or every <= batches
-    advice = (
-        f"an epoch has {batches} batches; give no more, or count over epochs: trainer.check_val_every_n_epoch=null"
-    )
+    advice = f"an epoch has {batches} batches; give no more, or count over epochs: trainer.check_val_every_n_epoch=null"
     require(within, "trainer.val_check_interval", every, advice)
 
 

@@ -6,11 +6,9 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -28,11 +26,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.precision import check_precision
+from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import EnvStepsProgressBar, MetricsCSV
 from rl_lightning.callbacks.run_folder import write_whole
 from rl_lightning.checkpoints import KEY, check_resumable, check_signature, load_checkpoint, local_file, signature
 from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
+from rl_lightning.cli.report import program_name, report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed, run_of
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
@@ -121,6 +122,9 @@ class RLCLI(LightningCLI):
         if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
             self.resumes, given = resumed(given)
         self.config = parser.parse_args(config_files_first(given))
+        seed = self.config[self.config.subcommand].seed_everything
+        advice = "give an int from 0 to 2**32 - 1, or true for any"
+        require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
@@ -131,7 +135,8 @@ class RLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # LightningCLI would add its own also with trainer.enable_checkpointing=false
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
@@ -163,6 +168,11 @@ class RLCLI(LightningCLI):
             self.checkpoint = str(local_file(self.ckpt_path))
             config.init_from = None  # the checkpoint holds all that it gave
         config.ckpt_path = self.ckpt_path  # for config.yaml
+        if self.subcommand != "fit" and self.ckpt_path is None and config.init_from is None:
+            raise UsageError(
+                f"ckpt_path is missing: `{self.subcommand}` would evaluate random networks; give --ckpt_path=FILE, "
+                "like a run's checkpoints/best.ckpt"
+            )
         if self.resumes:
             self.run_dir = self.resumes.folder
         elif self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
@@ -172,9 +182,7 @@ class RLCLI(LightningCLI):
         for logger in _as_list(config.trainer.logger):
             assert self.run_dir is not None
             prepare_wandb(logger, self.run_dir)
-            if "save_dir" in logger.init_args:
-                # in the run folder, also where the config is another run's
-                logger.init_args.save_dir = str(self.run_dir)
+            keep_inside(logger, self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
@@ -192,8 +200,11 @@ class RLCLI(LightningCLI):
                 isinstance(c, ProgressBar) for c in callbacks
             ):
                 callbacks = [*callbacks, EnvStepsProgressBar()]
-            # Lightning's save_last saves only together with a new best one: after a long decline it would be an old one
-            overrides["callbacks"] = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
+            if config.trainer.enable_checkpointing is not False:
+                # Lightning's save_last saves only with a new best one: after a long decline it would be an old one
+                last = ModelCheckpoint(filename="last", enable_version_counter=False)
+                callbacks = [*callbacks, config.checkpoint, last]
+            overrides["callbacks"] = callbacks
             if metrics_csv:
                 overrides["logger"] = [metrics_csv, *_as_list(config.trainer.logger)]  # the first gives the log_dir
             trainer = self._make_trainer(overrides)
@@ -201,10 +212,11 @@ class RLCLI(LightningCLI):
             if metrics_csv:
                 metrics_csv.finalize("failed")
             raise
+        check_trainer(trainer, self.subcommand, self.model, self.datamodule)
         if self.subcommand == "predict":
             require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
         if self.run_dir is not None and not self.resumes and getattr(rank_zero_only, "rank", 0) == 0:
-            self.run_dir.mkdir(parents=True)
+            _make(self.run_dir)
             if metrics_csv:
                 metrics_csv.open()
         return trainer
@@ -259,7 +271,7 @@ class RLCLI(LightningCLI):
         if metrics_csv is not None and metrics_csv.has_test:
             run, more = quote(str(self.run_dir)), f"--data.total_env_steps={2 * env_steps}"
             print(f"Run {run} is finished, after {env_steps:,} of {total:,} environment steps.")
-            print(f"To go on: {_program('rl-lightning')} resume {run} {more}")
+            print(f"To go on: {program_name('rl-lightning')} resume {run} {more}")
             sys.exit(0)
 
     # Running
@@ -283,10 +295,11 @@ class RLCLI(LightningCLI):
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
         if self.run_dir is None:
             return
-        path = self.checkpoint if self.is_finished else None
-        [result] = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        path, results = self.checkpoint if self.is_finished else None, [None]
+        if self.trainer.limit_test_batches:
+            results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            print(_report(self.run_dir, self.trainer, result))
+            print(report(self.run_dir, self.trainer, self.model.env_steps, results[0]))
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
@@ -351,38 +364,19 @@ def _new_run_dir(config: Namespace) -> Path:
     return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
 
 
+def _make(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True)
+    except OSError as error:
+        root = str(run_dir.parents[1])
+        advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
+        raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
+
+
 def _free(path: Path) -> Path:
     """The path, or with a number behind it if there is such a file already."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], numbered) if not name.exists())
-
-
-def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str:
-    """What `fit` prints last."""
-    config, metrics = quote(str(run_dir / "config.yaml")), quote(str(run_dir / "metrics.csv"))
-    best, run = quote(str(run_dir / "checkpoints" / "best.ckpt")), quote(str(run_dir))
-    synced = " ".join(quote(str(path)) for path in sorted(run_dir.glob("wandb/offline-run-*")))
-    episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
-    total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-    lines = [
-        f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
-        f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
-        f"Run folder: {run_dir}",
-        f"  look      column -s, -t < {metrics} | less -S",
-        *([f"  W&B       {_program('wandb')} sync {synced}"] if synced else []),
-        f"  resume    {_program('rl-lightning')} resume {run} --data.total_env_steps={2 * total}",
-        f"  evaluate  {_program('rl-lightning')} test -c {config} --ckpt_path={best}",
-    ]
-    return "\n".join(lines)
-
-
-def _program(name: str) -> str:
-    """How to call a program installed beside this one: by name where that finds it, else by its path."""
-    installed = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if found is not None and Path(found).resolve() == installed.resolve():
-        return name
-    return quote(os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed))
 
 
 def _as_list(value: Any) -> list[Any]:
