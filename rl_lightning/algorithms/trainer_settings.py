@@ -67,7 +67,7 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
     if not trainer.fast_dev_run:  # which sets limits of its own
         _check_limits(trainer, stage)
         if stage == "fit" and isinstance(data, EnvironmentDataModule):
-            _check_interval(trainer, data)
+            _check_lengths(trainer, data)
     _check_hooks(trainer, learner)
 
 
@@ -86,12 +86,17 @@ def _is_all(limit: float) -> bool:
     return isinstance(limit, float) and limit == 1.0
 
 
-def _check_interval(trainer: Trainer, data: EnvironmentDataModule) -> None:
-    every = getattr(trainer, "val_check_interval", None)  # not there where it is a time
+def _check_lengths(trainer: Trainer, data: EnvironmentDataModule) -> None:
+    for name in ("max_epochs", "max_steps"):
+        value = getattr(trainer, name)
+        require(value != 0, f"trainer.{name}", value, "it leaves nothing to learn; give 1 or more, or -1 for no limit")
+    every, epochs = getattr(trainer, "val_check_interval", None), trainer.check_val_every_n_epoch  # None: it is a time
+    require(epochs is None or epochs >= 1, "trainer.check_val_every_n_epoch", epochs, "give 1 or more, or null")
     batches = max(1, data.env_steps_per_epoch // (data.env_steps_per_batch * trainer.world_size))
-    within = trainer.check_val_every_n_epoch is None or not isinstance(every, int) or every <= batches
     advice = f"an epoch has {batches} batches; give no more, or count over epochs: trainer.check_val_every_n_epoch=null"
-    require(within, "trainer.val_check_interval", every, advice)
+    require(
+        epochs is None or not isinstance(every, int) or every <= batches, "trainer.val_check_interval", every, advice
+    )
 
 
 def _check_hooks(trainer: Trainer, learner: LightningModule) -> None:

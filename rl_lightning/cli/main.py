@@ -162,6 +162,8 @@ class RLCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         check_precision(config.trainer.precision)
+        advice = "rows and checkpoints are kept of a run from the command line; leave it out"
+        require(not config.trainer.barebones, "trainer.barebones", True, advice)
         self.checkpoint: str | None = None  # the file to start from
         if self.ckpt_path is not None and not self.resumes:
             self.ckpt_path = find_checkpoint(self.ckpt_path, [str(path) for path in config.config or ()])

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
+from rl_lightning.cli.causes import find_cause
 from rl_lightning.cli.messages import explain
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_line
 
@@ -90,7 +91,10 @@ class OneLineErrorParser(LightningArgumentParser):
             if isinstance(cause, OURS):
                 raise cause from cause.__cause__
             if str(cause).startswith("Expected a"):  # jsonargparse's, of one of several types; another tells more
-                raise UsageError(explain(str(error))) from error
+                told = find_cause(str(error))
+                raise UsageError(
+                    f"{told.class_path or told.value} cannot be made: {one_line(told.text)}; mend it, or its settings"
+                ) from error
             raise UsageError(
                 f"{type(cause).__name__} in {_place(cause)}: {one_line(cause) or 'without a message'}; mend what is "
                 "there, or the settings that it is given"
