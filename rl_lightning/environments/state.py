@@ -151,7 +151,6 @@ def generators_kept() -> Iterator[None]:
 
 def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
     """Play in the first, let the second go on from the middle, and say where they part."""
-    left: list[str] = []
     try:
         played.reset(seed=list(range(played.num_envs)))  # type: ignore[arg-type]
         played.action_space.seed(0)
@@ -162,20 +161,27 @@ def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
         generators = process_generators()
         actions = [played.action_space.sample() for _ in range(STEPS_AFTER)]
         expected = play(played, actions)
-        file.seek(0)
+    except (UsageError, EnvironmentFault) as error:
+        return f"{env_id}: {one_line(error)}"
+    file.seek(0)
+    try:
         restore(fresh, torch.load(file, weights_only=True))
-        set_process_generators(generators)
+        set_process_generators(generators)  # a run restores its own too
         different = first_difference(expected, play(fresh, actions))
     except (UsageError, EnvironmentFault) as error:
         different = one_line(error)
-    if different is None:
-        return None
-    own = hasattr(type(played.envs[0].unwrapped), "state_dict") if isinstance(played, SyncVectorEnv) else False
-    if own:
-        return f"{env_id}: {different}, although its state_dict() and load_state_dict(state) were used"
+    return different and f"{env_id}: {because(played, left, different)}"
+
+
+def because(played: Envs, left: list[str], different: str) -> str:
+    """What is most likely behind a difference, and what to do."""
+    if isinstance(played, SyncVectorEnv) and hasattr(played.envs[0].unwrapped, "state_dict"):
+        return f"{different}, although its state_dict() and load_state_dict(state) were used: they leave something out"
+    if len(left) == 1:
+        return f"its attribute {left[0]} holds no plain data; {METHODS}"
     if left:
-        return f"{env_id}: its attribute {left[0]} holds no plain data; {METHODS}"
-    return f"{env_id}: {different}, although all its attributes were restored; {METHODS}"
+        return f"its attributes {', '.join(left[:3])} hold no plain data; {METHODS}"
+    return f"{different}, although all its attributes were restored; {METHODS}"
 
 
 def play(envs: Envs, actions: list[Any]) -> list[dict[str, Any]]:

@@ -185,7 +185,7 @@ def left_alone(env: gym.Env[Any, Any]) -> list[str]:
         while names[0] == "env" and len(names) > 1:
             names.pop(0)
         found.append(f"`{'.'.join(names)}` ({type_name(thing)})")
-    return found
+    return [*dict.fromkeys(found)]
 
 
 def type_name(thing: Any) -> str:
