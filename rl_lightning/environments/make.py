@@ -105,7 +105,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """
         state = states[self.index]
         if state["classes"] != (mine := classes_of(self)):
-            raise UsageError(f"{self.place} is {mine}; the saved state is of {state['classes']}: give the same settings")
+            raise UsageError(
+                f"{self.place} is {mine}; the saved state is of {state['classes']}: give the same settings"
+            )
         try:
             put(state["environment"], self)
         except UsageError as error:

@@ -6,6 +6,8 @@ import os
 import random
 import subprocess
 import sys
+import types
+from collections import OrderedDict, deque
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +18,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
-from stateful import PlainEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stateful import Mood, Place, PlainEnv, Robot
 
 from rl_lightning import UsageError
 from rl_lightning.environments.make import make_env, make_vec_env
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.state import capture, play, restore, same, why_not_restorable
-from rl_lightning.errors import EnvironmentFault
 
 CLASSIC = ["CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1", "Acrobot-v1"]
 TOY = ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1", "CliffWalkingSlippery-v1"]
@@ -92,10 +95,10 @@ def test_the_action_that_sticks_in_the_emulator_sticks_on_wherever_play_is_captu
     envs, never_captured, other = make(), make(), make()
     for each in (envs, never_captured):
         each.reset(seed=[3])
-    actions = actions_of(envs, 12 * 30)
-    for start in range(0, len(actions), 30):
+    actions = actions_of(envs, 12 * 8)
+    for start in range(0, len(actions), 8):
         restore(other, saved(capture(envs)))
-        now = actions[start : start + 30]
+        now = actions[start : start + 8]
         expected = play(never_captured, now)
         assert equal(play(envs, now), expected)  # a look ahead leaves no trace
         assert equal(play(other, now), expected)
@@ -135,10 +138,10 @@ def test_a_vector_of_environments_steps_on_without_a_reset_and_also_between_a_st
     envs, other = make(), make()
     envs.reset(seed=[*range(num_envs)])
     play(envs, actions_of(envs, 21))
-    envs.step(actions_of(envs, 1)[0])
+    _, _, terminated, truncated, _ = envs.step(actions_of(envs, 1)[0])
     state = capture(envs)
     assert len(state) == (1 if vectorization == "auto" else num_envs)
-    mask = np.arange(num_envs) == 1
+    mask = terminated | truncated | (np.arange(num_envs) == 1)
     expected = [envs.reset(options={"reset_mask": mask.copy()})[0], *play(envs, actions_of(envs, 40))]
     restore(other, saved(state))
     found = [other.reset(options={"reset_mask": mask.copy()})[0], *play(other, actions_of(envs, 40))]
@@ -158,8 +161,12 @@ def test_vectorized_cartpole_is_checked_as_it_is_made():
     [
         ("File-v0", None, "its attribute `file` (_io.TextIOWrapper) holds no plain data"),
         ("Local-v0", None, "its attribute `local` (_thread._local) holds no plain data"),
-        ("Iterator-v0", None, "gives another observation"),
-        ("ClassCounter-v0", None, "step 1 after it was restored gives another observation, although all its attributes"),
+        ("Iterator-v0", None, "its attribute `next` (method-wrapper) holds no plain data"),
+        (
+            "ClassCounter-v0",
+            None,
+            "step 1 after it was restored gives another observation, although all its attributes",
+        ),
         ("OwnMethods-v0", {"forgets": True}, "state_dict() and load_state_dict(state) were used: they leave something"),
         ("OwnMethods-v0", {"returns": "lock"}, "OwnMethodsEnv.state_dict() holds _thread.lock at"),
         ("OwnMethods-v0", {"returns": "raises"}, "raised OSError when its state was read: no connection"),
@@ -183,7 +190,7 @@ def test_a_broken_environment_is_named_as_such():
 
 def test_the_check_leaves_the_random_numbers_of_the_process_alone_and_no_environment_open(monkeypatch):
     closed = []
-    monkeypatch.setattr(CartPoleEnv, "close", closed.append)
+    monkeypatch.setattr(CartPoleEnv, "close", lambda env: closed.append(env))
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert why_not_restorable("stateful:GlobalNumbers-v0") is None
     assert why_not_restorable("CartPole-v1") is None
@@ -215,32 +222,33 @@ def test_states_that_do_not_fit_are_refused_in_one_line():
         restore(cartpoles, capture(pendulum))
     with pytest.raises(UsageError, match=r"environment 0 \(CartPole-v1\) is CheckedEnv of .* the saved state is of"):
         restore(cartpoles, capture(pendulum) * 2)
-    with pytest.raises(UsageError, match=r"the environments are CartPoleVector, the saved state is of CheckedEnv"):
+    with pytest.raises(UsageError, match=r"the environments are CartPoleVector of 6, the saved state is of CheckedEnv"):
         restore(vectorized, capture(pendulum))
     smaller = make_vec_env("CartPole-v1", 5, "auto")
     smaller.reset(seed=[0] * 5)
-    with pytest.raises(UsageError, match=r"give the same num_envs"):
+    with pytest.raises(UsageError, match=r"CartPoleVector of 6, the saved state is of CartPoleVector of 5"):
         restore(vectorized, capture(smaller))
 
 
 def test_a_damaged_state_is_a_usage_error_and_nothing_else():
-    envs, other = (make_vec_env("stateful:Plain-v0", 1) for _ in range(2))
+    envs = make_vec_env("stateful:Plain-v0", 1)
     envs.reset(seed=[0])
     play(envs, actions_of(envs, 5))
     state = capture(envs)
     dice = random.Random(0)
-    refused = 0
-    for _ in range(150):
+    refused = []
+    for _ in range(60):
         bad = saved(state)
         damage(bad[0]["environment"], dice)
         try:
-            restore(other, bad)
-        except (UsageError, EnvironmentFault):
-            refused += 1
-    assert refused > 30
+            restore(make_vec_env("stateful:Plain-v0", 1), bad)
+        except UsageError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert "\n" not in "".join(refused)
     for broken in ([None], [{}], [{"environment": {"data": 3}}], [state[0] | {"environment": 5}]):
         with pytest.raises(UsageError):
-            restore(other, broken)
+            restore(make_vec_env("stateful:Plain-v0", 1), broken)
 
 
 def damage(node, dice):
@@ -252,6 +260,79 @@ def damage(node, dice):
             node[key] = dice.choice(odd)
             return
         node = node[key]
+
+
+ARRAYS = st.builds(
+    lambda dtype, shape, seed: np.random.default_rng(seed).integers(0, 2, shape).astype(dtype),
+    st.sampled_from(["?", "u1", "<i2", "<u8", "<f2", "<f4", "<f8", "<c16", "<U3", "<M8[s]", "O", "i4,f8"]),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.integers(0, 9),
+)
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=3),
+    st.complex_numbers(),
+    st.sampled_from([np.float32(0.1), np.int64(-3), np.bool_(True), Mood.WILD, Place(2, np.ones(2))]),
+    ARRAYS,
+    ARRAYS.map(np.transpose),
+    ARRAYS.map(lambda array: array[::-1] if array.ndim else array),
+    st.integers(0, 9).map(lambda seed: torch.randn(3, generator=torch.Generator().manual_seed(seed))),
+)
+KEYS = st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.booleans(), st.integers()), st.sampled_from(Mood))
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.lists(inner, max_size=3).map(lambda items: deque(items, maxlen=4)),
+        st.dictionaries(KEYS, inner, max_size=3),
+        st.dictionaries(KEYS, inner, max_size=3).map(OrderedDict),
+        st.lists(inner, max_size=2).map(lambda items: Robot(np.zeros(2), load=[items, items])),
+        st.sets(KEYS, max_size=3),
+        st.frozensets(KEYS, max_size=3),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(NESTED, NESTED)
+def test_whatever_an_attribute_holds_comes_back_whatever_stands_in_its_place(value, other):
+    one, fresh = (types.SimpleNamespace(known=[Mood.CALM, Place(0, np.zeros(1)), Robot(np.zeros(2))]) for _ in range(2))
+    one.value = [value, value]
+    fresh.value, fresh.more = other, other
+    written = saved(with_tensor(take(one)))
+    assert put(written, fresh) is fresh
+    assert not hasattr(fresh, "more")
+    assert alike(fresh.value, [value, value])
+    if alike(value, value) and not isinstance(value, (tuple, frozenset, str, int, float, complex, bytes, np.generic)):
+        assert fresh.value[0] is fresh.value[1]
+    again = with_tensor(take(fresh))
+    assert again["objects"] == written["objects"]
+    assert again["data"].equal(written["data"])
+
+
+def alike(one, other):
+    """Of the same types and bits, all the way down."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Robot):
+        return alike(vars(one), vars(other))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple, deque)):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, np.ndarray) and one.dtype == object:
+        return one.shape == other.shape and alike(one.ravel().tolist(), other.ravel().tolist())
+    if isinstance(one, torch.Tensor):
+        return one.equal(other)
+    if isinstance(one, (np.ndarray, np.generic)):
+        return same(one, other) and one.strides == other.strides
+    return one == other or (one != one and other != other)
 
 
 def test_a_hostile_state_calls_nothing(tmp_path):
@@ -278,7 +359,7 @@ def test_a_hostile_state_calls_nothing(tmp_path):
     assert not sentinel.exists()
 
 
-ELSEWHERE = ["CartPole-v1", "stateful:Plain-v0", "FrozenLake-v1", "rl_lightning.atari:Atari-v0", "Ant-v5"]
+ELSEWHERE = ["stateful:Plain-v0", "FrozenLake-v1", "rl_lightning.atari:Atari-v0", "Ant-v5"]
 
 
 def digest(envs):

@@ -165,6 +165,12 @@ def unpack(layout: dict[str, Any], data: np.ndarray[Any, Any]) -> np.ndarray[Any
     return there.copy(order="K")
 
 
+def offset_in(base: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> int:
+    """Where a view of an array begins, in bytes from the array's beginning."""
+    start: int = view.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    return start
+
+
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
     """An array's dtype, which never holds objects."""
     descr = layout["dtype"]

@@ -19,6 +19,7 @@ from rl_lightning.environments.snapshots.kinds import (
     class_name,
     dtype_of,
     is_walked,
+    offset_in,
     parts_of,
     unpack,
     write_attributes,
@@ -150,9 +151,9 @@ class Putter:
         mine = mine and fresh.dtype == dtype_or_object(node) and list(fresh.shape) == node["shape"]
         if (view := node.get("view")) is not None:
             base = self._thing(view["base"], fresh.base if mine and fresh.base is not None else MISSING, mine)
-            if mine and fresh.base is base and list(fresh.strides) == view["strides"]:
-                if fresh.__array_interface__["data"][0] - base.__array_interface__["data"][0] == view["offset"]:
-                    return fresh
+            there = mine and fresh.base is base and list(fresh.strides) == view["strides"]
+            if there and offset_in(base, fresh) == view["offset"]:
+                return fresh
             return np.ndarray(node["shape"], dtype_of(node), base, view["offset"], view["strides"])
         if "items" in node:
             return fresh if mine else np.empty(node["shape"], object)
@@ -220,7 +221,9 @@ class Putter:
         hints: dict[Any, Any] = {} if hint is MISSING else dict(dict.items(hint))
         places = [*hints, *[MISSING] * len(node["items"])]
         keys = [self.value(key, place, False) for (key, _), place in zip(node["items"], places, strict=False)]
-        values = [self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)]
+        values = [
+            self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)
+        ]
         dict.clear(thing)
         dict.update(thing, {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING})
         self._fill_beside(node, thing, hint, own)

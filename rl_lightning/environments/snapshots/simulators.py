@@ -99,8 +99,8 @@ def ale_state(ale: Any) -> dict[str, Any]:
 def repeats_ahead(ale: Any, serialized: bytes) -> int:
     """How many of the next frames repeat the action that sticks, whatever is given; 16 at most.
 
-    The emulator draws two numbers for each frame, the first for its first player. Its generator is at the end of what it
-    writes, before two numbers of four bytes.
+    The emulator draws two numbers for each frame, the first for its first player. Its generator is at the end of what
+    it writes, before two numbers of four bytes.
     """
     sticks = ale.getFloat("repeat_action_probability")
     if sticks == 0.0:

@@ -17,6 +17,7 @@ from rl_lightning.environments.snapshots.kinds import (
     is_harmless,
     is_member,
     kind_of,
+    offset_in,
     pack,
     parts_of,
 )
@@ -101,9 +102,11 @@ class Taker:
         attributes = attributes_of(thing)
         if type(attributes.get("this")).__name__ == "SwigPyObject":  # all of it is in there
             self.left.append((path, thing))
-            return {"attributes": dict.fromkeys(attributes, ["left alone"])}
+            return {"attributes": {name: ["left alone"] for name in attributes}}
         if isinstance(thing, gym.Space):  # its bounds stay, and those of images are large
-            attributes = {name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()}
+            attributes = {
+                name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()
+            }
         return {"attributes": self._attributes(attributes, path)}
 
     def _contents(self, thing: Any, path: str) -> dict[str, Any]:
@@ -123,8 +126,8 @@ class Taker:
     def _array(self, array: np.ndarray[Any, Any], path: str) -> dict[str, Any]:
         base = array.base
         if type(base) is np.ndarray and not base.dtype.hasobject and base.flags.c_contiguous:
-            offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-            view = {"base": self._number(base, "array", path), "offset": offset, "strides": list(array.strides)}
+            number = self._number(base, "array", path)
+            view = {"base": number, "offset": offset_in(base, array), "strides": list(array.strides)}
             return {"dtype": np.lib.format.dtype_to_descr(array.dtype), "shape": list(array.shape), "view": view}
         if array.dtype == object:
             items = [self.value(item, path) for item in array.flat]
