@@ -311,9 +311,7 @@ def test_whatever_an_attribute_holds_comes_back_whatever_stands_in_its_place(val
     assert alike(fresh.value, [value, value])
     if alike(value, value) and not isinstance(value, (tuple, frozenset, str, int, float, complex, bytes, np.generic)):
         assert fresh.value[0] is fresh.value[1]
-    again = with_tensor(take(fresh))
-    assert again["objects"] == written["objects"]
-    assert again["data"].equal(written["data"])
+    assert take(fresh)["data"].tobytes() == written["data"].numpy().tobytes()
 
 
 def alike(one, other):

@@ -65,6 +65,11 @@ def container_of(cls: type) -> str | None:
     return kind if cls in BUILTIN.values() or is_walked(cls) else None
 
 
+def builtin_base(cls: type) -> Any:
+    """The container of Python's own that a class is or comes from; `object` for others."""
+    return next((base for base in cls.__mro__ if base in BUILTIN.values()), object)
+
+
 @cache
 def is_walked(cls: type) -> bool:
     """Whether the attributes of its instances, and the items of a container, are all there is of them.

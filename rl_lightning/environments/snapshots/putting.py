@@ -16,6 +16,7 @@ from rl_lightning.environments.snapshots.kinds import (
     CONTAINERS,
     MISSING,
     attributes_of,
+    builtin_base,
     class_name,
     dtype_of,
     is_walked,
@@ -129,7 +130,9 @@ class Putter:
             return fresh
         base = CONTAINERS.get(node["kind"], object)
         cls = BUILTIN.get(node["class"]) or self._class(node["class"], base)
-        made = base.__new__(cls)  # no code of the class runs
+        if not issubclass(cls, base):
+            raise ValueError(f"a {node['class']} is no {node['kind']}")
+        made = builtin_base(cls).__new__(cls)  # no code of the class runs
         if cls not in BUILTIN.values() and (not is_walked(cls) or issubclass(cls, gym.Env)):
             raise ValueError(f"a {node['class']} was saved, and the environment has none in its place")
         return made
@@ -218,14 +221,17 @@ class Putter:
         self._fill_beside(node, thing, hint, own)
 
     def _fill_dict(self, node: dict[str, Any], thing: Any, hint: Any, own: bool) -> None:
-        hints: dict[Any, Any] = {} if hint is MISSING else dict(dict.items(hint))
+        base = builtin_base(type(thing))
+        hints: dict[Any, Any] = {} if hint is MISSING else dict(base.items(hint))
         places = [*hints, *[MISSING] * len(node["items"])]
         keys = [self.value(key, place, False) for (key, _), place in zip(node["items"], places, strict=False)]
         values = [
             self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)
         ]
-        dict.clear(thing)
-        dict.update(thing, {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING})
+        base.clear(thing)
+        for key, value in zip(keys, values, strict=True):
+            if value is not MISSING:
+                base.__setitem__(thing, key, value)
         self._fill_beside(node, thing, hint, own)
 
     def _fill_beside(self, node: dict[str, Any], thing: Any, hint: Any, own: bool) -> None:

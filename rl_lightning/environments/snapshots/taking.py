@@ -13,6 +13,7 @@ from rl_lightning.environments.snapshots.kinds import (
     MISSING,
     SCALARS,
     attributes_of,
+    builtin_base,
     class_name,
     is_harmless,
     is_member,
@@ -120,7 +121,8 @@ class Taker:
         return self._contents(thing, path) | {"maxlen": thing.maxlen}
 
     def _dict(self, thing: dict[Any, Any], path: str) -> dict[str, Any]:
-        pairs = [[self.value(key, path), self.value(value, path)] for key, value in dict.items(thing)]
+        items = builtin_base(type(thing)).items(thing)
+        pairs = [[self.value(key, path), self.value(value, path)] for key, value in items]
         return {"items": pairs} | ({} if type(thing) in BUILTIN.values() else self._object(thing, path))
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> dict[str, Any]:
