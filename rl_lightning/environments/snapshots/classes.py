@@ -1,0 +1,1 @@
+"""Classes that an environment consists of, and what their modules share between environments."""
