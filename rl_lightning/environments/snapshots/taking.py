@@ -176,11 +176,11 @@ def take(thing: Any) -> dict[str, Any]:
     return taken | {"data": np.frombuffer(bytes(taker.data), np.uint8)}
 
 
-def left_alone(env: gym.Env[Any, Any]) -> list[str]:
+def left_alone(env: Any) -> list[str]:
     """What of an environment is neither data nor sure to stay as it is: ``\\`world\\` (Box2D.b2World)``, ...
 
     Args:
-        env: with its wrappers.
+        env: with its wrappers, or a vectorized one.
     """
     taker = Taker()
     taker.take(env)
