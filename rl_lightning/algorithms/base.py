@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
+from rl_lightning.algorithms.initial_weights import initial_weights, names_in
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
 from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
@@ -27,7 +28,6 @@ from rl_lightning.checkpoints import (
     check_resumable,
     check_signature,
     continue_optimizers,
-    load_checkpoint,
     signature,
 )
 from rl_lightning.data.base import EnvironmentDataModule
@@ -38,7 +38,7 @@ from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.fast.compilation import compiled_or_eager
 from rl_lightning.fast.stepping import step_of
-from rl_lightning.networks import PolicyAndValue, Temperature
+from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
 from rl_lightning.schedules import Clock
@@ -100,6 +100,7 @@ class Algorithm(LightningModule, ABC):
         self.gamma, self.compile_gradients = gamma, compile
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
+        self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
         self._computes: dict[str, Callable[..., Any]] = {}
@@ -163,6 +164,7 @@ class Algorithm(LightningModule, ABC):
         Raises:
             UsageError: as of `Learned.make`, before anything is created.
         """
+        self._declared[name] = network
         if optimizer is not None:
             self._learned[name] = Learned(name, network, optimizer, scheduler)
             self._learned[name].make()
@@ -375,28 +377,20 @@ class Algorithm(LightningModule, ABC):
             own = {name: learned.make() for name, learned in self._learned.items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
 
-    def load_weights(self, path: str | Path) -> None:
-        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
+    def load_weights(self, path: str | Path, parts: Sequence[str] | None = None) -> None:
+        """Start from saved networks; optimizers, counters and replay start fresh, given settings stay.
 
         Args:
-            path: a file or URL.
+            path: a run folder, whose best.ckpt or else last.ckpt is taken, or a checkpoint's file or URL.
+            parts: the networks to take, by their names here, with their targets; `normalizers` and `temperature` too.
+                They may be another algorithm's. None takes all, of the same algorithm.
 
         Raises:
-            UsageError: where it is missing, damaged, not ours, or of another algorithm, other spaces or networks.
+            UsageError: where it is missing, damaged, not ours, or of other spaces or networks; an unknown part.
         """
-        checkpoint = load_checkpoint(path, signature(self, self.observation_space, self.action_space))
-        temperatures = [
-            name for name, module in self.named_modules() if isinstance(module, Temperature) and module.given
-        ]
-        own, given = self.state_dict(), [f"{name}.log_alpha" for name in temperatures]
-        try:
-            self.load_state_dict(checkpoint["state_dict"] | {name: own[name] for name in given})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split()[:40])
-            raise UsageError(
-                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
-                f"({reason} ...)"
-            ) from error
+        names = names_in(self, self._declared, self._targets)
+        expected = signature(self, self.observation_space, self.action_space)
+        self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
 
 
 def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:

@@ -115,6 +115,7 @@ class TRPO(Algorithm):
         )
         self.gradient_variance = gradient_variance
         self.policy_gradient = PolicyGradient(self, estimator, critic)
+        self.learned("policy", self.networks.policy, None)  # moved by `step_policy`
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:

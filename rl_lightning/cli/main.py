@@ -95,9 +95,8 @@ class RLCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
         given = sys.argv[1:] if args is None else args
-        given = [
-            f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
-        ]
+        own = ("init_from", "init_parts")
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
         self.config = parser.parse_args(config_files_first(given))
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
@@ -114,7 +113,13 @@ class RLCLI(LightningCLI):
         parser.add_argument(
             "--init_from",
             type=str | None,
-            help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+            help="A run folder or checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+        )
+        parser.add_argument(
+            "--init_parts",
+            type=list[str] | None,
+            help="The networks to take of init_from, e.g. [policy,normalizers], also of another algorithm; by default "
+            "all.",
         )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
@@ -138,7 +143,9 @@ class RLCLI(LightningCLI):
         check_precision(config.trainer.precision)
         if config.ckpt_path is not None:
             config.ckpt_path = str(local_file(config.ckpt_path))
-            config.init_from = None  # the checkpoint holds all that it gave
+            config.init_from = config.init_parts = None  # the checkpoint holds all that they gave
+        advice = "give init_from, whose parts they are, or leave it out"
+        require(config.init_parts is None or config.init_from is not None, "init_parts", config.init_parts, advice)
         if self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
             self.run_dir = _new_run_dir(config)
         if self.subcommand != "fit" or self.run_dir is None:
@@ -157,7 +164,7 @@ class RLCLI(LightningCLI):
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         if config.init_from is not None:
-            self.model.load_weights(config.init_from)
+            self.model.load_weights(config.init_from, config.init_parts)
         callbacks = _as_list(config.trainer.callbacks)
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, EnvStepsProgressBar()]
