@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
+from rl_lightning.algorithms.frozen import Frozen
 from rl_lightning.algorithms.initial_weights import initial_weights, names_in
-from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
+from rl_lightning.algorithms.learned import (
+    Gradients,
+    Learned,
+    Metrics,
+    Stepper,
+    detached,
+    grad,
+    grads,
+    trainable,
+    with_parameters,
+)
 from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
@@ -70,6 +81,7 @@ class Algorithm(LightningModule, ABC):
         moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
         clock: environment steps of the run.
+        frozen: the networks that take no gradient steps for now.
         noise: on actions while collecting, of learners that have it.
         polyak_averaging: what moves the target networks, of learners that have any.
 
@@ -101,6 +113,7 @@ class Algorithm(LightningModule, ABC):
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
         self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
+        self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
         self._computes: dict[str, Callable[..., Any]] = {}
@@ -167,12 +180,21 @@ class Algorithm(LightningModule, ABC):
         self._declared[name] = network
         if optimizer is not None:
             self._learned[name] = Learned(name, network, optimizer, scheduler)
-            self._learned[name].make()
+            if trainable(network):
+                self._learned[name].make()
         return network
 
     def learns(self, name: str) -> bool:
-        """Whether an optimizer moves the network of this name."""
+        """Whether the network of this name is moved."""
         return name in self._learned
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the network of this name takes no steps now."""
+        return self.frozen.has(name, self.clock.env_steps)
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """The networks that take no steps now, whose targets do not follow either."""
+        return self.frozen.networks(self.clock.env_steps)
 
     def target_of(self, network: Network, tau: float, target_update_interval: int) -> Network:
         """Declare a target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`.
@@ -204,7 +226,7 @@ class Algorithm(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer for each learned network, in the order in which they were declared."""
-        made = {name: learned.make() for name, learned in self._learned.items()}
+        made = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
         self._described = {name: one.describe() for name, one in made.items()}
         schedulers = [one.scheduler for one in made.values() if one.scheduler is not None]
         return [one.optimizer for one in made.values()], schedulers
@@ -231,6 +253,7 @@ class Algorithm(LightningModule, ABC):
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
+            self.frozen.begin(type(self).__name__)
         self._computes = {}
 
     def on_fit_start(self) -> None:
@@ -249,7 +272,8 @@ class Algorithm(LightningModule, ABC):
         for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length
             follower.follow(self.clock)
         self._steppers: dict[str, Stepper] = {}
-        for learned, optimizer in zip(self._learned.values(), _as_list(self.optimizers()), strict=True):
+        moved = with_parameters(self._learned).values()
+        for learned, optimizer in zip(moved, _as_list(self.optimizers()), strict=True):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
@@ -278,14 +302,18 @@ class Algorithm(LightningModule, ABC):
         """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
         name = gradients.__qualname__
         if name not in self._computes:
-            run = _detached(gradients)
+            run = detached(gradients)
             self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
         return Gradients(of, metrics, td_error, approx_kl)
 
     def step(self, name: str, found: Gradients) -> None:
-        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
-        self._steppers[name](self.mean_over_processes(found.of[name]))
+        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on.
+
+        Nothing of it happens while the network is frozen.
+        """
+        if not self.is_frozen(name):
+            self._steppers[name](self.mean_over_processes(found.of[name]))
 
     def end_gradient_step(self, found: Gradients) -> None:
         """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
@@ -374,7 +402,7 @@ class Algorithm(LightningModule, ABC):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
         if self.trainer.state.fn == "fit":  # evaluation has no optimizers
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
-            own = {name: learned.make() for name, learned in self._learned.items()}
+            own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
 
     def load_weights(self, path: str | Path, parts: Sequence[str] | None = None) -> None:
@@ -391,15 +419,6 @@ class Algorithm(LightningModule, ABC):
         names = names_in(self, self._declared, self._targets)
         expected = signature(self, self.observation_space, self.action_space)
         self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
-
-
-def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
-    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
-    def detached(*batch: Any) -> tuple[Any, ...]:
-        found = gradients(*batch).detach()
-        return found.metrics, found.of, found.td_error, found.approx_kl
-
-    return detached
 
 
 def _as_list(items: Any) -> list[Any]:

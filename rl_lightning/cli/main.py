@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.callbacks import EnvStepsProgressBar
+from rl_lightning.callbacks import EnvStepsProgressBar, Freeze
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.data.base import EnvironmentDataModule
@@ -177,6 +177,9 @@ class RLCLI(LightningCLI):
             trainer = super().instantiate_trainer(**overrides)
         except (ValueError, TypeError) as error:
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Freeze):
+                callback.check(self.model, self.datamodule)
         if self.subcommand == "predict":
             require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
         if self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
