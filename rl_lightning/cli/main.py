@@ -118,8 +118,7 @@ class RLCLI(LightningCLI):
         parser.add_argument(
             "--init_parts",
             type=list[str] | None,
-            help="The networks to take of init_from, e.g. [policy,normalizers], also of another algorithm; by default "
-            "all.",
+            help="Which of its networks to take, e.g. [policy,normalizers], also of another algorithm; by default all.",
         )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")

@@ -546,7 +546,7 @@ def test_loaded_weights_are_those_of_a_checkpoint_of_the_same_learner_and_spaces
     model = made(case)
     model.load_weights(path)
     assert same(model.state_dict(), torch.load(path, weights_only=True)["state_dict"])
-    with refused(re.escape(f"checkpoint {str(path)!r} is of algorithm {called(case)}, this run has {called(other)}: ")):
+    with refused(re.escape(f"checkpoint {str(path)!r} is of algorithm {called(case)}, this run has {called(other)}")):
         made(other).load_weights(path)
     with refused(re.escape(f"checkpoint {str(path)!r} is of observation space ")):
         made(case, data_of(case, "discrete")).load_weights(path)

@@ -203,8 +203,8 @@ def test_a_run_folder_is_its_best_checkpoint_or_else_its_last(saved: Saved, tmp_
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     assert refusal(made(SAC), tmp_path) == (
-        f"init_from={str(tmp_path)!r} is not allowed: the folder has no checkpoints/best.ckpt or checkpoints/last.ckpt; "
-        "give a run's, or a file"
+        f"init_from={str(tmp_path)!r} is not allowed: the folder has no checkpoints/best.ckpt or "
+        "checkpoints/last.ckpt; give a run's, or a file"
     )
     (folder / "last.ckpt").write_bytes(saved(SAC).read_bytes())
     model = made(SAC)
