@@ -93,6 +93,7 @@ def test_the_parts_that_are_named_come_with_their_targets_and_the_rest_stays(
     [
         (SAC, SACv2, ["policy"]),
         (SACv2, SAC, ["policy", "q"]),
+        (TD3, SACv2, ["q"]),
         (TD3, DDPG, ["policy"]),
         (DDPG, TD3, ["policy"]),
         (DQN, SoftQ, ["q"]),
@@ -109,6 +110,9 @@ def test_parts_of_another_learner_are_taken_where_their_tensors_fit(
     teacher.load_weights(saved(source))
     model.load_weights(saved(source), parts=parts)
     obs = torch.randn(5, 2)
+    if "q" in parts and learner not in DISCRETE:
+        action = torch.randn(5, 2)
+        assert torch.equal(torch.stack(model.q(obs, action)), torch.stack(teacher.q(obs, action)))
     if "policy" in parts or learner in DISCRETE:
         assert torch.equal(model.act(obs, deterministic=True), teacher.act(obs, deterministic=True))
     if "value" in parts:
@@ -175,7 +179,7 @@ def test_spaces_that_differ_are_listed(saved: Saved, parts: list[str] | None) ->
     data = ReplayDataModule("Pendulum-v1", total_env_steps=16, learning_starts=12, batch_size=8)
     model = SAC(data.observation_space, data.action_space, network=TINY, compile=False)
     assert refusal(model, path, parts) == (
-        f"checkpoint {str(path)!r} is of observation space Box(2,) float32, this run has Box(3,) float32; of action "
+        f"checkpoint {str(path)!r} is of observation space Box(2,) float64, this run has Box(3,) float32; of action "
         "space Box(2,) float32, this run has Box(1,) float32: give a checkpoint of the same, or change env_id or model"
     )
 
