@@ -193,6 +193,8 @@ class RLCLI(LightningCLI):
         if self.subcommand != "fit":
             return
         check_resumable(checkpoint, path)
+        if "buffer" in checkpoint.get("ReplayDataModule", {}):
+            self.datamodule.buffer_from = None  # the checkpoint holds what that gave
         env_steps = checkpoint[KEY]["env_steps"]
         total = getattr(self.datamodule, "total_env_steps", math.inf)
         require(

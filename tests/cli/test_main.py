@@ -362,7 +362,8 @@ def test_a_resumed_run_needs_no_more_what_it_started_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(finished_run[0] / "checkpoints/last.ckpt", "start.ckpt")
-    main(["fit", "-c", PENDULUM, *SHORT, "--init_from=start.ckpt"])
+    parts = ["--init_parts=[policy]", "--data.buffer_from=start.ckpt"]
+    main(["fit", "-c", PENDULUM, *SHORT, "--init_from=start.ckpt", *parts])
     Path("start.ckpt").unlink()
     [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", capsys.readouterr().out, re.MULTILINE)
     main([*resume.split(), "--data.total_env_steps=240"])
