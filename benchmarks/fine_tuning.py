@@ -188,7 +188,9 @@ def report(task: Task, output: Path) -> str:
         # a run that did not get there counts as longer than any budget
         steps = [float("inf") if run["reached_at"] is None else run["reached_at"] for run in runs[name].values()]
         if steps:
-            medians.append(f"{name} {statistics.median(steps):,.0f} (of {len(steps)} seeds)")
+            median = statistics.median(steps)
+            words = f"{median:,.0f}" if median < float("inf") else f"not within {task.budget:,}"
+            medians.append(f"{name} {words} (of {len(steps)} seeds)")
     header = ["seed", "old policy as it is", "fine-tuned, steps to target", "from scratch, steps to target"]
     commits = sorted({run["commit"] for named in runs.values() for run in named.values()})
     return "\n\n".join(
