@@ -31,7 +31,8 @@ class EnvironmentInteraction(Callback):
 
     Raises:
         UsageError: where the trainer's datamodule is none of ours.
-        EnvironmentFault: where an environment or the policy breaks down; the message names the place.
+        EnvironmentFault: where an environment breaks down; the message names the place.
+        Divergence: where the learner has diverged, found at the latest with the next row.
     """
 
     def __init__(self) -> None:
@@ -110,6 +111,7 @@ class EnvironmentInteraction(Callback):
         self._row_seconds += time.monotonic() - self._batch_started
         if row_is_due:
             self._log_row(trainer, pl_module, metrics)
+            pl_module.check_finite()  # type: ignore[operator]
 
     def _log_row(self, trainer: Trainer, learner: LightningModule, metrics: dict[str, float]) -> None:
         env_steps = environment_data(trainer).clock.env_steps

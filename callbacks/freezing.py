@@ -36,7 +36,6 @@ class Freeze(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the learner."""
-        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         pl_module.frozen.freeze(self.parts, self.env_steps)  # type: ignore[operator, union-attr]
 
     def check(self, learner: Any, data: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.frozen import Frozen
 from rl_lightning.algorithms.initial_weights import initial_weights, names_in
@@ -31,11 +33,14 @@ from rl_lightning.algorithms.learned import (
     trainable,
     with_parameters,
 )
-from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
+from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
-from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
+from rl_lightning.algorithms.trainer_settings import check_trainer
+from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging
 from rl_lightning.checkpoints import (
     KEY,
+    SCHEMA,
+    AtomicCheckpointIO,
     check_resumable,
     check_signature,
     continue_optimizers,
@@ -80,6 +85,7 @@ class Algorithm(LightningModule, ABC):
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
+        has_loaded: whether weights have been loaded into it.
         clock: environment steps of the run.
         frozen: the networks that take no gradient steps for now.
         noise: on actions while collecting, of learners that have it.
@@ -112,6 +118,8 @@ class Algorithm(LightningModule, ABC):
         self.gamma, self.compile_gradients = gamma, compile
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
+        self.has_loaded = False
+        self.register_load_state_dict_post_hook(_note_weights)
         self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
         self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}
@@ -232,7 +240,13 @@ class Algorithm(LightningModule, ABC):
         return [one.optimizer for one in made.values()], schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
+        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays.
+
+        Raises:
+            UsageError: settings of the trainer that cannot be followed; loggers have made no folders yet.
+        """
+        stage = self.trainer.state.fn
+        check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
         own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
@@ -243,11 +257,15 @@ class Algorithm(LightningModule, ABC):
         return self.clock.env_steps
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed.
+
+        Checkpoints become `AtomicCheckpointIO`'s, unless the trainer was given a plugin for them.
+        """
         if not hasattr(self, "gradients"):
             raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
-        check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
@@ -309,7 +327,12 @@ class Algorithm(LightningModule, ABC):
         """One training batch, at the learning rates of this time."""
         for scheduler in self._follow_clock:
             scheduler.follow(self.clock)
-        self.learn(batch)
+        with traced_to_divergence(self.check_finite):
+            self.learn(batch)
+
+    def on_train_end(self) -> None:
+        """A run that has diverged since the last row ends with that error."""
+        self.check_finite()
 
     def compute_gradients(self, *batch: Any) -> Gradients:
         """`gradients`, as `compute` runs it."""
@@ -340,6 +363,15 @@ class Algorithm(LightningModule, ABC):
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
 
+    def check_finite(self) -> None:
+        """Stop where a loss or a weight is not finite any more: at every row, evaluation and checkpoint.
+
+        Raises:
+            Divergence: naming the network and the loss.
+        """
+        learned = {name: each.network for name, each in self._learned.items()}
+        check_finite(self, learned, self.metrics, self.env_steps)
+
     def mean_over_processes(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The mean of each tensor over all processes, in one exchange."""
         if self._processes == 1:
@@ -359,6 +391,26 @@ class Algorithm(LightningModule, ABC):
 
     # Evaluation
 
+    def on_validation_start(self) -> None:
+        """Evaluate no learner that has diverged: the argmax of NaN is an action too."""
+        self._check_policy()
+
+    def on_test_start(self) -> None:
+        """As before any evaluation."""
+        self._check_policy()
+
+    def on_predict_start(self) -> None:
+        """As before any evaluation."""
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        self.check_finite()
+        if not self.has_loaded and not self.gradient_steps and self.trainer.state.fn != "fit":
+            rank_zero_warn(
+                f"{type(self).__name__} is evaluated with the random weights it was made with: train it first, or give "
+                "ckpt_path or load_weights a checkpoint"
+            )
+
     def validation_step(self, seeds: Sequence[int], batch_idx: int) -> None:
         """Play one episode for each seed with the deterministic policy."""
         self._play(seeds)
@@ -370,7 +422,8 @@ class Algorithm(LightningModule, ABC):
     def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
         """Record one episode for each seed, played with the deterministic policy."""
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
-        return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
+        with traced_to_divergence(self.check_finite):
+            return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns of all processes' episodes."""
@@ -381,11 +434,12 @@ class Algorithm(LightningModule, ABC):
         self._log_episodes("test")
 
     def _act_deterministically(self, obs: Obs) -> Tensor:
-        return self.act(to_device(obs, self.device), deterministic=True)
+        return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
         envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
-        returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
+        with traced_to_divergence(self.check_finite):
+            returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
     def _log_episodes(self, stage: str) -> None:
@@ -399,12 +453,20 @@ class Algorithm(LightningModule, ABC):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is, and which optimizer is of which network."""
+        """Note whose checkpoint it is, and which optimizer is of which network.
+
+        Raises:
+            Divergence: where weights or moments are not finite; nothing is written then.
+        """
+        self.check_finite()
+        check_optimizer_states(checkpoint.get("optimizer_states", []), self._described, self.env_steps)
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
+            "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
             "learned": self._described,
+            "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -421,6 +483,11 @@ class Algorithm(LightningModule, ABC):
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
             own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
+            if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
+                logger.load_state_dict(logged)
+
+    def _metrics_csv(self) -> MetricsCSV | None:
+        return next((logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)), None)
 
     def load_weights(self, path: str | Path, parts: Sequence[str] | None = None) -> None:
         """Start from saved networks; optimizers, counters and replay start fresh, given settings stay.
@@ -436,6 +503,10 @@ class Algorithm(LightningModule, ABC):
         names = names_in(self, self._declared, self._targets)
         expected = signature(self, self.observation_space, self.action_space)
         self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
+
+
+def _note_weights(learner: nn.Module, _: object) -> None:
+    learner.has_loaded = True  # type: ignore[assignment]
 
 
 def _as_list(items: Any) -> list[Any]:
