@@ -20,7 +20,19 @@ from torch import Tensor, nn
 
 from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
-from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
+from rl_lightning.algorithms.frozen import Frozen
+from rl_lightning.algorithms.initial_weights import initial_weights, names_in
+from rl_lightning.algorithms.learned import (
+    Gradients,
+    Learned,
+    Metrics,
+    Stepper,
+    detached,
+    grad,
+    grads,
+    trainable,
+    with_parameters,
+)
 from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.algorithms.trainer_settings import check_trainer
@@ -32,7 +44,6 @@ from rl_lightning.checkpoints import (
     check_resumable,
     check_signature,
     continue_optimizers,
-    load_checkpoint,
     signature,
 )
 from rl_lightning.data.base import EnvironmentDataModule
@@ -43,7 +54,7 @@ from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.fast.compilation import compiled_or_eager
 from rl_lightning.fast.stepping import step_of
-from rl_lightning.networks import PolicyAndValue, Temperature
+from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
 from rl_lightning.schedules import Clock
@@ -76,6 +87,7 @@ class Algorithm(LightningModule, ABC):
         metrics: of the latest gradient step that had them.
         has_loaded: whether weights have been loaded into it.
         clock: environment steps of the run.
+        frozen: the networks that take no gradient steps for now.
         noise: on actions while collecting, of learners that have it.
         polyak_averaging: what moves the target networks, of learners that have any.
 
@@ -108,6 +120,8 @@ class Algorithm(LightningModule, ABC):
         self.metrics: Metrics = {}
         self.has_loaded = False
         self.register_load_state_dict_post_hook(_note_weights)
+        self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
+        self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
         self._computes: dict[str, Callable[..., Any]] = {}
@@ -171,14 +185,24 @@ class Algorithm(LightningModule, ABC):
         Raises:
             UsageError: as of `Learned.make`, before anything is created.
         """
+        self._declared[name] = network
         if optimizer is not None:
             self._learned[name] = Learned(name, network, optimizer, scheduler)
-            self._learned[name].make()
+            if trainable(network):
+                self._learned[name].make()
         return network
 
     def learns(self, name: str) -> bool:
-        """Whether an optimizer moves the network of this name."""
+        """Whether the network of this name is moved."""
         return name in self._learned
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the network of this name takes no steps now."""
+        return self.frozen.has(name, self.clock.env_steps)
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """The networks that take no steps now, whose targets do not follow either."""
+        return self.frozen.networks(self.clock.env_steps)
 
     def target_of(self, network: Network, tau: float, target_update_interval: int) -> Network:
         """Declare a target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`.
@@ -210,7 +234,7 @@ class Algorithm(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer for each learned network, in the order in which they were declared."""
-        made = {name: learned.make() for name, learned in self._learned.items()}
+        made = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
         self._described = {name: one.describe() for name, one in made.items()}
         schedulers = [one.scheduler for one in made.values() if one.scheduler is not None]
         return [one.optimizer for one in made.values()], schedulers
@@ -248,6 +272,7 @@ class Algorithm(LightningModule, ABC):
         if stage == "fit":
             self.gradient_steps, self.metrics = 0, {}
             self.clock.env_steps, self.clock.interrupted = 0, False
+            self.frozen.begin(type(self).__name__)
         self._computes = {}
 
     def on_fit_start(self) -> None:
@@ -282,7 +307,8 @@ class Algorithm(LightningModule, ABC):
         for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length
             follower.follow(self.clock)
         self._steppers: dict[str, Stepper] = {}
-        for learned, optimizer in zip(self._learned.values(), _as_list(self.optimizers()), strict=True):
+        moved = with_parameters(self._learned).values()
+        for learned, optimizer in zip(moved, _as_list(self.optimizers()), strict=True):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
@@ -316,14 +342,18 @@ class Algorithm(LightningModule, ABC):
         """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
         name = gradients.__qualname__
         if name not in self._computes:
-            run = _detached(gradients)
+            run = detached(gradients)
             self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
         return Gradients(of, metrics, td_error, approx_kl)
 
     def step(self, name: str, found: Gradients) -> None:
-        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
-        self._steppers[name](self.mean_over_processes(found.of[name]))
+        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on.
+
+        Nothing of it happens while the network is frozen.
+        """
+        if not self.is_frozen(name):
+            self._steppers[name](self.mean_over_processes(found.of[name]))
 
     def end_gradient_step(self, found: Gradients) -> None:
         """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
@@ -451,7 +481,7 @@ class Algorithm(LightningModule, ABC):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
         if self.trainer.state.fn == "fit":  # evaluation has no optimizers
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
-            own = {name: learned.make() for name, learned in self._learned.items()}
+            own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
             if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
                 logger.load_state_dict(logged)
@@ -459,41 +489,24 @@ class Algorithm(LightningModule, ABC):
     def _metrics_csv(self) -> MetricsCSV | None:
         return next((logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)), None)
 
-    def load_weights(self, path: str | Path) -> None:
-        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
+    def load_weights(self, path: str | Path, parts: Sequence[str] | None = None) -> None:
+        """Start from saved networks; optimizers, counters and replay start fresh, given settings stay.
 
         Args:
-            path: a file or URL.
+            path: a run folder, whose best.ckpt or else last.ckpt is taken, or a checkpoint's file or URL.
+            parts: the networks to take, by their names here, with their targets; `normalizers` and `temperature` too.
+                They may be another algorithm's. None takes all, of the same algorithm.
 
         Raises:
-            UsageError: where it is missing, damaged, not ours, or of another algorithm, other spaces or networks.
+            UsageError: where it is missing, damaged, not ours, or of other spaces or networks; an unknown part.
         """
-        checkpoint = load_checkpoint(path, signature(self, self.observation_space, self.action_space))
-        temperatures = [
-            name for name, module in self.named_modules() if isinstance(module, Temperature) and module.given
-        ]
-        own, given = self.state_dict(), [f"{name}.log_alpha" for name in temperatures]
-        try:
-            self.load_state_dict(checkpoint["state_dict"] | {name: own[name] for name in given})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split()[:40])
-            raise UsageError(
-                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
-                f"({reason} ...)"
-            ) from error
+        names = names_in(self, self._declared, self._targets)
+        expected = signature(self, self.observation_space, self.action_space)
+        self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
 
 
 def _note_weights(learner: nn.Module, _: object) -> None:
     learner.has_loaded = True  # type: ignore[assignment]
-
-
-def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
-    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
-    def detached(*batch: Any) -> tuple[Any, ...]:
-        found = gradients(*batch).detach()
-        return found.metrics, found.of, found.td_error, found.approx_kl
-
-    return detached
 
 
 def _as_list(items: Any) -> list[Any]:
