@@ -32,7 +32,8 @@ class EnvironmentInteraction(Callback):
 
     Raises:
         UsageError: where the trainer's datamodule is none of ours.
-        EnvironmentFault: where an environment or the policy breaks down; the message names the place.
+        EnvironmentFault: where an environment breaks down; the message names the place.
+        Divergence: where the learner has diverged, found at the latest with the next row.
     """
 
     def __init__(self) -> None:
@@ -112,6 +113,7 @@ class EnvironmentInteraction(Callback):
         self._row_seconds += time.monotonic() - self._batch_started
         if row_is_due:
             self._log_row(trainer, pl_module, metrics)
+            pl_module.check_finite()  # type: ignore[operator]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse callbacks that watch what is never logged."""

@@ -6,11 +6,9 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -28,16 +26,19 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.precision import check_precision
+from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import EnvStepsProgressBar, MetricsCSV
 from rl_lightning.callbacks.run_folder import write_whole
 from rl_lightning.checkpoints import KEY, check_resumable, check_signature, load_checkpoint, local_file, signature
 from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
+from rl_lightning.cli.report import program_name, report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed, run_of
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
-from rl_lightning.errors import EnvironmentFault, UsageError, require
+from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
 from rl_lightning.types import State
 
 DEFAULTS = {
@@ -115,12 +116,14 @@ class RLCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
         given = sys.argv[1:] if args is None else args
-        given = [
-            f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
-        ]
+        own = ("init_from", "init_parts")
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
         if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
             self.resumes, given = resumed(given)
         self.config = parser.parse_args(config_files_first(given))
+        seed = self.config[self.config.subcommand].seed_everything
+        advice = "give an int from 0 to 2**32 - 1, or true for any"
+        require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
@@ -131,12 +134,18 @@ class RLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # LightningCLI would add its own also with trainer.enable_checkpointing=false
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
             type=str | None,
-            help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+            help="A run folder or checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+        )
+        parser.add_argument(
+            "--init_parts",
+            type=list[str] | None,
+            help="Which of its networks to take, e.g. [policy,normalizers], also of another algorithm; by default all.",
         )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
@@ -157,12 +166,21 @@ class RLCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         check_precision(config.trainer.precision)
+        advice = "rows and checkpoints are kept of a run from the command line; leave it out"
+        require(not config.trainer.barebones, "trainer.barebones", True, advice)
         self.checkpoint: str | None = None  # the file to start from
         if self.ckpt_path is not None and not self.resumes:
             self.ckpt_path = find_checkpoint(self.ckpt_path, [str(path) for path in config.config or ()])
             self.checkpoint = str(local_file(self.ckpt_path))
-            config.init_from = None  # the checkpoint holds all that it gave
+            config.init_from = config.init_parts = None  # the checkpoint holds all that they gave
+        advice = "give init_from, whose parts they are, or leave it out"
+        require(config.init_parts is None or config.init_from is not None, "init_parts", config.init_parts, advice)
         config.ckpt_path = self.ckpt_path  # for config.yaml
+        if self.subcommand != "fit" and self.ckpt_path is None and config.init_from is None:
+            raise UsageError(
+                f"ckpt_path is missing: `{self.subcommand}` would evaluate random networks; give --ckpt_path=FILE, "
+                "like a run's checkpoints/best.ckpt"
+            )
         if self.resumes:
             self.run_dir = self.resumes.folder
         elif self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
@@ -172,9 +190,7 @@ class RLCLI(LightningCLI):
         for logger in _as_list(config.trainer.logger):
             assert self.run_dir is not None
             prepare_wandb(logger, self.run_dir)
-            if "save_dir" in logger.init_args:
-                # in the run folder, also where the config is another run's
-                logger.init_args.save_dir = str(self.run_dir)
+            keep_inside(logger, self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
@@ -192,8 +208,11 @@ class RLCLI(LightningCLI):
                 isinstance(c, ProgressBar) for c in callbacks
             ):
                 callbacks = [*callbacks, EnvStepsProgressBar()]
-            # Lightning's save_last saves only together with a new best one: after a long decline it would be an old one
-            overrides["callbacks"] = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
+            if config.trainer.enable_checkpointing is not False:
+                # Lightning's save_last saves only with a new best one: after a long decline it would be an old one
+                last = ModelCheckpoint(filename="last", enable_version_counter=False)
+                callbacks = [*callbacks, config.checkpoint, last]
+            overrides["callbacks"] = callbacks
             if metrics_csv:
                 overrides["logger"] = [metrics_csv, *_as_list(config.trainer.logger)]  # the first gives the log_dir
             trainer = self._make_trainer(overrides)
@@ -201,10 +220,11 @@ class RLCLI(LightningCLI):
             if metrics_csv:
                 metrics_csv.finalize("failed")
             raise
+        check_trainer(trainer, self.subcommand, self.model, self.datamodule)
         if self.subcommand == "predict":
             require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
         if self.run_dir is not None and not self.resumes and getattr(rank_zero_only, "rank", 0) == 0:
-            self.run_dir.mkdir(parents=True)
+            _make(self.run_dir)
             if metrics_csv:
                 metrics_csv.open()
         return trainer
@@ -218,7 +238,7 @@ class RLCLI(LightningCLI):
     def _check_start(self, metrics_csv: MetricsCSV | None) -> None:
         """Refuse what the run cannot start from, which the trainer would fail on later."""
         assert self.subcommand is not None
-        init_from = self.config_init[self.subcommand].init_from
+        config = self.config_init[self.subcommand]
         expected = signature(self.model, self.model.observation_space, self.model.action_space)
         if self.resumes:
             path, checkpoint = self.resumes.newest_valid()
@@ -226,8 +246,8 @@ class RLCLI(LightningCLI):
             check_signature(checkpoint[KEY], expected, self.checkpoint)
         elif self.checkpoint is not None:
             checkpoint, run = load_checkpoint(self.checkpoint, expected), run_of(self.checkpoint)
-        elif init_from is not None:
-            self.model.load_weights(init_from)
+        elif config.init_from is not None:
+            self.model.load_weights(config.init_from, config.init_parts)
             return
         else:
             return
@@ -235,6 +255,8 @@ class RLCLI(LightningCLI):
         check_networks(checkpoint["state_dict"], self.model.state_dict(), self.checkpoint, changed)
         if self.subcommand == "fit":
             check_resumable(checkpoint, self.checkpoint)
+            if "buffer" in checkpoint.get("ReplayDataModule", {}):
+                self.datamodule.buffer_from = None  # the checkpoint holds what that gave
             self.save_config_kwargs = {"env_steps": checkpoint[KEY]["env_steps"]}
             self._check_length(checkpoint[KEY], metrics_csv)
             if not self.is_finished:
@@ -261,7 +283,7 @@ class RLCLI(LightningCLI):
         if metrics_csv is not None and metrics_csv.has_test:
             run, more = quote(str(self.run_dir)), f"--data.total_env_steps={2 * env_steps}"
             print(f"Run {run} is finished, after {env_steps:,} of {total:,} environment steps.")
-            print(f"To go on: {_program('rl-lightning')} resume {run} {more}")
+            print(f"To go on: {program_name('rl-lightning')} resume {run} {more}")
             sys.exit(0)
 
     # Running
@@ -285,10 +307,11 @@ class RLCLI(LightningCLI):
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
         if self.run_dir is None:
             return
-        path = self.checkpoint if self.is_finished else None
-        [result] = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        path, results = self.checkpoint if self.is_finished else None, [None]
+        if self.trainer.limit_test_batches:
+            results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            print(_report(self.run_dir, self.trainer, result))
+            print(report(self.run_dir, self.trainer, self.model.env_steps, results[0]))
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
@@ -353,38 +376,19 @@ def _new_run_dir(config: Namespace) -> Path:
     return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
 
 
+def _make(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True)
+    except OSError as error:
+        root = str(run_dir.parents[1])
+        advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
+        raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
+
+
 def _free(path: Path) -> Path:
     """The path, or with a number behind it if there is such a file already."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], numbered) if not name.exists())
-
-
-def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str:
-    """What `fit` prints last."""
-    config, metrics = quote(str(run_dir / "config.yaml")), quote(str(run_dir / "metrics.csv"))
-    best, run = quote(str(run_dir / "checkpoints" / "best.ckpt")), quote(str(run_dir))
-    synced = " ".join(quote(str(path)) for path in sorted(run_dir.glob("wandb/offline-run-*")))
-    episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
-    total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-    lines = [
-        f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
-        f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
-        f"Run folder: {run_dir}",
-        f"  look      column -s, -t < {metrics} | less -S",
-        *([f"  W&B       {_program('wandb')} sync {synced}"] if synced else []),
-        f"  resume    {_program('rl-lightning')} resume {run} --data.total_env_steps={2 * total}",
-        f"  evaluate  {_program('rl-lightning')} test -c {config} --ckpt_path={best}",
-    ]
-    return "\n".join(lines)
-
-
-def _program(name: str) -> str:
-    """How to call a program installed beside this one: by name where that finds it, else by its path."""
-    installed = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if found is not None and Path(found).resolve() == installed.resolve():
-        return name
-    return quote(os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed))
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -402,7 +406,7 @@ def main(args: list[str] | None = None) -> None:
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     try:
         RLCLI(args)
-    except (UsageError, EnvironmentFault, MisconfigurationException) as error:
+    except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
     wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
