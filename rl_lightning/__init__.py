@@ -21,7 +21,7 @@ from rl_lightning.algorithms.sac_v2 import SACv2
 from rl_lightning.algorithms.soft_q import SoftQ
 from rl_lightning.algorithms.td3 import TD3
 from rl_lightning.algorithms.trpo import TRPO
-from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, MetricsCSV, PolyakAveraging
+from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, Freeze, MetricsCSV, PolyakAveraging
 from rl_lightning.data import ReplayBuffer, ReplayDataModule, RolloutDataModule, RolloutReplayDataModule
 from rl_lightning.environments.make import make_env, make_vec_env
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError
@@ -50,6 +50,7 @@ __all__ = [
     "Episode",
     "EpsilonGreedy",
     "FactorizedBaseline",
+    "Freeze",
     "InterpolatedPolicyGradient",
     "LikelihoodRatio",
     "MetricsCSV",

@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from rl_lightning.algorithms.precision import check_precision
+from rl_lightning.callbacks import Freeze
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.fast.settings import hidden_settings
@@ -69,6 +70,9 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
         if stage == "fit" and isinstance(data, EnvironmentDataModule):
             _check_lengths(trainer, data)
     _check_hooks(trainer, learner)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Freeze):
+            callback.check(learner, data)
 
 
 def _check_limits(trainer: Trainer, stage: str) -> None:

@@ -11,6 +11,7 @@ from rl_lightning.errors import UsageError
 CARRIED = {  # by the checkpoint, whatever a flag says; and why
     "seed_everything": "its random numbers go on where they were",
     "init_from": "its networks go on where they were",
+    "init_parts": "its networks go on where they were",
     "model.class_path": "its checkpoint is that learner's",
     "data.class_path": "its checkpoint is that datamodule's",
     "data.num_envs": "so many environments are under way in it",

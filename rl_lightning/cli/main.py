@@ -116,9 +116,8 @@ class RLCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
         given = sys.argv[1:] if args is None else args
-        given = [
-            f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
-        ]
+        own = ("init_from", "init_parts")
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
         if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
             self.resumes, given = resumed(given)
         self.config = parser.parse_args(config_files_first(given))
@@ -141,7 +140,12 @@ class RLCLI(LightningCLI):
         parser.add_argument(
             "--init_from",
             type=str | None,
-            help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+            help="A run folder or checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+        )
+        parser.add_argument(
+            "--init_parts",
+            type=list[str] | None,
+            help="Which of its networks to take, e.g. [policy,normalizers], also of another algorithm; by default all.",
         )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
@@ -168,7 +172,9 @@ class RLCLI(LightningCLI):
         if self.ckpt_path is not None and not self.resumes:
             self.ckpt_path = find_checkpoint(self.ckpt_path, [str(path) for path in config.config or ()])
             self.checkpoint = str(local_file(self.ckpt_path))
-            config.init_from = None  # the checkpoint holds all that it gave
+            config.init_from = config.init_parts = None  # the checkpoint holds all that they gave
+        advice = "give init_from, whose parts they are, or leave it out"
+        require(config.init_parts is None or config.init_from is not None, "init_parts", config.init_parts, advice)
         config.ckpt_path = self.ckpt_path  # for config.yaml
         if self.subcommand != "fit" and self.ckpt_path is None and config.init_from is None:
             raise UsageError(
@@ -232,7 +238,7 @@ class RLCLI(LightningCLI):
     def _check_start(self, metrics_csv: MetricsCSV | None) -> None:
         """Refuse what the run cannot start from, which the trainer would fail on later."""
         assert self.subcommand is not None
-        init_from = self.config_init[self.subcommand].init_from
+        config = self.config_init[self.subcommand]
         expected = signature(self.model, self.model.observation_space, self.model.action_space)
         if self.resumes:
             path, checkpoint = self.resumes.newest_valid()
@@ -240,8 +246,8 @@ class RLCLI(LightningCLI):
             check_signature(checkpoint[KEY], expected, self.checkpoint)
         elif self.checkpoint is not None:
             checkpoint, run = load_checkpoint(self.checkpoint, expected), run_of(self.checkpoint)
-        elif init_from is not None:
-            self.model.load_weights(init_from)
+        elif config.init_from is not None:
+            self.model.load_weights(config.init_from, config.init_parts)
             return
         else:
             return
@@ -249,8 +255,12 @@ class RLCLI(LightningCLI):
         check_networks(checkpoint["state_dict"], self.model.state_dict(), self.checkpoint, changed)
         if self.subcommand == "fit":
             check_resumable(checkpoint, self.checkpoint)
+            if "buffer" in checkpoint.get("ReplayDataModule", {}):
+                self.datamodule.buffer_from = None  # the checkpoint holds what that gave
             self.save_config_kwargs = {"env_steps": checkpoint[KEY]["env_steps"]}
             self._check_length(checkpoint[KEY], metrics_csv)
+            if not self.is_finished:
+                self.model.check_learns_on(checkpoint, getattr(self.datamodule, "total_env_steps", 0))
             if line := check_changes(changed):
                 note(line)
 

@@ -1,20 +1,23 @@
 """Learning from replay: minibatches of transitions that any policy may have gathered."""
 
 import math
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lightning.checkpoints import checkpoint_of_run, read
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Step, Transition
+
+HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
 
 
 class ReplayDataModule(EnvironmentDataModule):
@@ -51,8 +54,8 @@ class ReplayDataModule(EnvironmentDataModule):
         clip_rewards: store rewards clipped to [-1, 1]; the reported returns stay raw.
         buffer_on_device: keep the buffer on the learner's device instead of in memory.
         buffer_file: a new file to keep the buffer in instead of in memory; each further process adds ``.1`` and so on.
-        buffer_from: a checkpoint whose buffer to start from, or a file with ``buffer.state_dict()``, instead of
-            `learning_starts` random steps.
+        buffer_from: a checkpoint whose buffer to start from, a run folder (its last.ckpt, else best.ckpt), or a file
+            with ``buffer.state_dict()``, instead of `learning_starts` random steps: the first step is the policy's.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
 
@@ -143,6 +146,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
+        self._random_steps_left = 0  # of the run, before it learns
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
@@ -163,6 +167,7 @@ class ReplayDataModule(EnvironmentDataModule):
         )
         if self.buffer_from is not None:
             self._buffer.load_state_dict(read_buffer(self.buffer_from))
+            self._buffer.end_episodes()  # nobody goes on with that run's
             self.seed(seed)  # this run's, not that of the one which filled it
 
     def _buffer_device(self) -> torch.device:
@@ -179,12 +184,15 @@ class ReplayDataModule(EnvironmentDataModule):
         return self._buffer
 
     def attach(self, collector: Collector) -> None:
-        """Gather from these environments; first `learning_starts` random steps, unless the buffer is filled already."""
+        """Gather from these environments; first what is left of `learning_starts` random steps."""
         super().attach(collector)
-        self.buffer.end_episodes()  # those in it, if any go on, do so no more
+        if not collector.goes_on:
+            self.buffer.end_episodes()
         if len(self.buffer) == 0:
-            for step in collector.collect_randomly(self.learning_starts):
-                self._store(step)
+            self._random_steps_left = self.learning_starts
+        for step in collector.collect_randomly(self._random_steps_left):
+            self._store(step)
+            self._random_steps_left -= collector.env_steps_per_row
 
     def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
@@ -209,6 +217,11 @@ class ReplayDataModule(EnvironmentDataModule):
         """The exponent of prioritized replay's weights: `priority_beta` at the start of the run, 1 at its end."""
         return self.priority_beta + (1.0 - self.priority_beta) * self.clock.progress
 
+    @property
+    def why_not_exact(self) -> str | None:
+        """As of the environments, and of a replay buffer that is not kept."""
+        return super().why_not_exact if self.save_buffer else "save_buffer=False keeps replay out of checkpoints"
+
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
         self.buffer.generator.manual_seed(seed)
@@ -224,34 +237,34 @@ class ReplayDataModule(EnvironmentDataModule):
         return batch
 
     def state_dict(self) -> State:
-        """The buffer, unless `save_buffer` is off."""
-        return {"buffer": self.buffer.state_dict()} if self.save_buffer and self._buffer is not None else {}
+        """The buffer of every process, unless `save_buffer` is off."""
+        if not self.save_buffer or self._buffer is None:
+            return {}
+        buffers = of_all_processes(self.buffer.state_dict())
+        return {"buffer": buffers[0], "others": buffers[1:], "random_steps_left": self._random_steps_left}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
-            self.buffer.load_state_dict(state_dict["buffer"])
+            self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))
+            self._random_steps_left = state_dict.get("random_steps_left", 0)
 
 
 def read_buffer(path: str) -> State:
-    """The state of a replay buffer, from a checkpoint or a file of its own.
+    """The state of a replay buffer, from a checkpoint, a run folder or a file of its own.
 
     Raises:
         UsageError: where it is missing, damaged, or holds no replay buffer.
     """
+    file = checkpoint_of_run(path, "buffer_from", ("last", "best"))  # the last one has seen more
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"buffer_from={path!r} is not allowed: it does not exist; give a checkpoint") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"buffer_from={path!r} is not allowed: it cannot be read; give an intact checkpoint of rl_lightning, or a "
-            "file saved with torch.save(buffer.state_dict(), path)"
-        ) from error
+        state: Any = read(file)
+    except UsageError as error:
+        raise UsageError(f"buffer_from={path!r} is not allowed: {error}") from error
     for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
         state = state.get(key, state) if isinstance(state, dict) else state
     require(
-        isinstance(state, dict) and {"storage", "steps", "generator"} <= state.keys(),
+        isinstance(state, dict) and {"steps", "generator"} <= state.keys() and not state.keys().isdisjoint(HELD_IN),
         "buffer_from",
         path,
         "it holds no replay buffer; give a checkpoint of a run with save_buffer, or a file saved with "
