@@ -28,8 +28,8 @@ class Logged(TypedDict):
 class MetricsCSV(Logger):
     """Logs rows to `metrics.csv` in a folder, which one process uses at a time.
 
-    A checkpoint notes how many rows were logged before it, when they are on disk. A run that goes on from it in the same
-    folder cuts off those logged later, and logs them again. In a new folder it begins a new file.
+    A checkpoint notes how many rows were logged before it, when they are on disk. A run that goes on from it in the
+    same folder cuts off those logged later, and logs them again. In a new folder it begins a new file.
 
     Args:
         folder: of the run; checkpoints go there too, if this is the trainer's first logger.

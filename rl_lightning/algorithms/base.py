@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -30,6 +30,7 @@ from rl_lightning.algorithms.learned import (
     detached,
     grad,
     grads,
+    has_ended,
     trainable,
     with_parameters,
 )
@@ -37,10 +38,12 @@ from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging
+from rl_lightning.callbacks.monitors import EnvStepsLearningRateMonitor
 from rl_lightning.checkpoints import (
     KEY,
     SCHEMA,
     AtomicCheckpointIO,
+    Continued,
     check_resumable,
     check_signature,
     continue_optimizers,
@@ -81,6 +84,7 @@ class Algorithm(LightningModule, ABC):
         learns_from: the kind of DataModule whose batches it takes.
         acts_in: the kind of actions that it has a policy for.
         takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
+        steps_without_optimizer: whether a network of it moves that no optimizer moves.
         gamma: the discount.
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
@@ -98,6 +102,7 @@ class Algorithm(LightningModule, ABC):
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
     takes_critic: ClassVar[bool] = False
+    steps_without_optimizer: ClassVar[bool] = False
     noise: ActionNoise | None = None
     polyak_averaging: PolyakAveraging | None = None
 
@@ -242,6 +247,8 @@ class Algorithm(LightningModule, ABC):
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays.
 
+        Lightning's LearningRateMonitor gives its place to one whose rows have environment steps.
+
         Raises:
             UsageError: settings of the trainer that cannot be followed; loggers have made no folders yet.
         """
@@ -249,7 +256,8 @@ class Algorithm(LightningModule, ABC):
         check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
         own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
+        monitors = [EnvStepsLearningRateMonitor(each) for each in present if type(each) is LearningRateMonitor]
+        return [mine for mine in own if not any(isinstance(each, type(mine)) for each in present)] + monitors
 
     @property
     def env_steps(self) -> int:
@@ -483,8 +491,36 @@ class Algorithm(LightningModule, ABC):
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
             own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
+            self._check_rates(own, checkpoint, self.clock)
             if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
                 logger.load_state_dict(logged)
+
+    def check_learns_on(self, checkpoint: State, total_env_steps: int) -> None:
+        """Refuse to go on where all schedules have come to rate 0 for the rest of the run.
+
+        Args:
+            checkpoint: to go on from; it is left as it is.
+            total_env_steps: of the run that goes on.
+
+        Raises:
+            UsageError: naming the schedulers.
+        """
+        clock, found = Clock(total_env_steps), {**checkpoint}
+        clock.env_steps = found[KEY]["env_steps"]
+        own = {name: learned.make() for name, learned in self._learned.items()}
+        continue_optimizers(found, found[KEY]["learned"], own)
+        self._check_rates(own, found, clock)
+
+    def _check_rates(self, own: dict[str, Continued], found: State, clock: Clock) -> None:
+        optimizers, schedulers = dict(zip(own, found["optimizer_states"], strict=True)), iter(found["lr_schedulers"])
+        scheduled = {name: next(schedulers) for name, one in own.items() if one.scheduler}
+        ended = [name for name, state in scheduled.items() if has_ended(own[name], optimizers[name], state, clock)]
+        if ended and len(ended) == len(own) and not self.steps_without_optimizer:
+            names = ", ".join(f"{name}_scheduler={type(own[name].scheduler).__name__}" for name in ended)
+            raise UsageError(
+                f"{names} has come to rate 0 for the rest of the run, in which nothing would be learned: make it "
+                "longer, or give an EnvStepsLR over the whole run"
+            )
 
     def _metrics_csv(self) -> MetricsCSV | None:
         return next((logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)), None)

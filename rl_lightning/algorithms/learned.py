@@ -1,5 +1,6 @@
 """A learned network, with what moves it; and the gradients that it is moved by."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from rl_lightning.checkpoints import Continued
 from rl_lightning.errors import UsageError
 from rl_lightning.optim import EnvStepsLR
+from rl_lightning.schedules import Clock
+from rl_lightning.types import State
+
+LOOKED_AHEAD = 10_000  # gradient steps, in search of a rate above 0
 
 Metrics = dict[str, Tensor]  # by the name they are logged under: scalars, or [B], whose mean is logged
 
@@ -103,6 +108,34 @@ class Learned(NamedTuple):
                 f"{self.name}_optimizer has {len(strange)} parameters that are not {self.name}'s: "
                 "give it those that it is called with"
             )
+
+
+def has_ended(one: Continued, optimizer: State, scheduler: State, clock: Clock) -> bool:
+    """Whether a schedule has come to rate 0 and stays there; a rate of 0 that was given is meant.
+
+    Args:
+        one: made anew, to be used for nothing else.
+        optimizer: the state that it goes on from.
+        scheduler: likewise.
+        clock: of the run that goes on.
+    """
+    assert one.scheduler is not None
+    groups = one.optimizer.param_groups
+    if not any(group["initial_lr"] for group in groups):
+        return False
+    for group, saved in zip(groups, optimizer["param_groups"], strict=True):
+        group["lr"] = saved["lr"]
+    one.scheduler.load_state_dict(scheduler)
+    if isinstance(one.scheduler, EnvStepsLR):
+        one.scheduler.follow(clock)
+        return not any(group["lr"] for group in groups)  # it goes one way, and has arrived
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the optimizer's steps
+        for _ in range(LOOKED_AHEAD):
+            if any(group["lr"] for group in groups):
+                return False
+            one.scheduler.step()
+    return True
 
 
 class Stepper:

@@ -67,6 +67,7 @@ class TRPO(Algorithm):
     learns_from = RolloutDataModule
     acts_in = "any"
     takes_critic = True
+    steps_without_optimizer = True
 
     def __init__(
         self,

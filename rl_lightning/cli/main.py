@@ -259,6 +259,8 @@ class RLCLI(LightningCLI):
                 self.datamodule.buffer_from = None  # the checkpoint holds what that gave
             self.save_config_kwargs = {"env_steps": checkpoint[KEY]["env_steps"]}
             self._check_length(checkpoint[KEY], metrics_csv)
+            if not self.is_finished:
+                self.model.check_learns_on(checkpoint, getattr(self.datamodule, "total_env_steps", 0))
             if line := check_changes(changed):
                 note(line)
 
