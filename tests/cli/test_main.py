@@ -437,8 +437,8 @@ def test_parts_of_another_learners_run_folder_start_a_run_in_which_some_rest(
     for name, value in started["state_dict"].items():
         if name.startswith("policy"):
             assert torch.equal(value, ended["state_dict"][name])
-    seen = len(state_of(folder / "checkpoints/last.ckpt")["ReplayDataModule"]["buffer"]["storage"]["reward"])
-    stored = len(ended["ReplayDataModule"]["buffer"]["storage"]["reward"])
+    seen = state_of(folder / "checkpoints/last.ckpt")["ReplayDataModule"]["buffer"]["filled_rows"]
+    stored = ended["ReplayDataModule"]["buffer"]["filled_rows"]
     assert stored == seen + ended["rl_lightning"]["env_steps"]
 
 
