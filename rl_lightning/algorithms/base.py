@@ -22,7 +22,7 @@ from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
 from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
-from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
+from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging, Signals
 from rl_lightning.checkpoints import (
     KEY,
     SCHEMA,
@@ -212,7 +212,7 @@ class Algorithm(LightningModule, ABC):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
-        own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
+        own = [Signals(), self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
 
@@ -237,7 +237,7 @@ class Algorithm(LightningModule, ABC):
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics = 0, {}
-            self.clock.env_steps, self.clock.interrupted = 0, False
+            self.clock.env_steps, self.clock.interrupted = 0, 0
         self._computes = {}
 
     def on_fit_start(self) -> None:

@@ -22,14 +22,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.callbacks import EnvStepsProgressBar
+from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.data.base import EnvironmentDataModule
@@ -37,9 +37,6 @@ from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.errors import EnvironmentFault, UsageError, require
 
 DEFAULTS = {
-    "checkpoint.monitor": "val/return_mean",
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "best",
     "trainer.default_root_dir": "runs",
     "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
     "trainer.num_sanity_val_steps": 0,
@@ -109,7 +106,7 @@ class RLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
@@ -161,8 +158,7 @@ class RLCLI(LightningCLI):
         callbacks = _as_list(config.trainer.callbacks)
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, EnvStepsProgressBar()]
-        # Lightning's save_last saves only together with a new best one: after a long decline it would be an old one
-        overrides["callbacks"] = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
+        overrides["callbacks"] = callbacks
         csv_logger = CSVLogger(str(self.run_dir), name="", version="")
         if self.run_dir is not None and self.subcommand == "fit":
             overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]  # the first gives the log_dir
@@ -329,6 +325,11 @@ def main(args: list[str] | None = None) -> None:
     except (UsageError, EnvironmentFault, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except SystemExit as stop:  # a signal, or a mistake in the command line
+        wandb.finish(exit_code=stop.code if isinstance(stop.code, int) else 1)
+        raise
+    except KeyboardInterrupt:  # before or after training
+        sys.exit(130)
     wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
 
 
