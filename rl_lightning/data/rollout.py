@@ -174,29 +174,34 @@ class RolloutLoader:
 
     def __init__(self, data: RolloutDataModule) -> None:
         self.data, self.batches = data, data.batches_per_epoch
-        self._excess = 0  # that the latest stream began with
+        self._restored = (0, 0)
+        self._given, self._excess = 0, 0  # streams of this epoch, and what the latest takes less
         self._stream: RolloutStream | None = None
 
     def state_dict(self) -> State:
-        """What the stream to come takes less; everything else is gathered as it is learned from."""
+        """Where in the epoch it is, and what the stream to come takes less; the rest is gathered as it is learned from."""
         stream = self._stream
-        begins_anew = stream is None or not stream.has_begun
-        return {"excess": self._excess if begins_anew else stream.taken - stream.env_steps}  # type: ignore[union-attr]
+        if stream is None or not stream.has_begun:
+            return {"given": max(0, self._given - 1), "excess": self._excess}
+        if self._given == self.batches:
+            return {"given": 0, "excess": 0}
+        return {"given": self._given, "excess": stream.taken - stream.env_steps}
 
     def load_state_dict(self, state: State) -> None:
-        """Let the next stream take so much less."""
-        self._excess = state["excess"]
+        """Let the next iterator go on from there."""
+        self._restored = state["given"], state["excess"]
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[RolloutStream]:
         """Streams of `env_steps_per_batch` environment steps; what an episode takes more, the next takes less."""
-        for _ in range(self.batches):
+        (self._given, self._excess), self._restored = self._restored, (0, 0)
+        while self._given < self.batches:
+            self._given += 1
             self._stream = RolloutStream(self.data, self.data.env_steps_per_batch - self._excess)
             yield self._stream
             self._excess = self._stream.taken - self._stream.env_steps
-        self._excess = 0
 
 
 Samples = TypeVar("Samples", bound=tuple[Any, ...])
