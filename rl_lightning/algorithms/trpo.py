@@ -1,11 +1,11 @@
 """Trust region policy optimization (arXiv:1502.05477), with GAE for advantages (arXiv:1506.02438)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
@@ -192,12 +192,12 @@ class TRPO(Algorithm):
         before = self._mean((surrogate.detach(),))
         with torch.no_grad():
             for tries in range(self.line_search_max_iter):
-                vector_to_parameters(start + self.line_search_shrinking_factor**tries * full_step, parameters)
+                write(start + self.line_search_shrinking_factor**tries * full_step, parameters)
                 now, kl = self._mean(surrogate_and_kl())
                 if kl < self.target_kl and now > before:
                     break
             else:
-                vector_to_parameters(start, parameters)
+                write(start, parameters)
                 now, kl = before.squeeze(), torch.zeros_like(kl)
             return {
                 "train/policy_loss": -now,
@@ -256,3 +256,14 @@ def conjugate_gradient(
         previous, squared_norm = squared_norm, residual @ residual
         direction = residual + (squared_norm / previous) * direction
     return x
+
+
+def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Write a vector into the parameters that it holds, one after the other.
+
+    torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last digits
+    of their products: a resumed run would differ.
+    """
+    parts = vector.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.copy_(part.view_as(parameter))
