@@ -137,7 +137,7 @@ class Checkpoints(Checkpoint):
             gone.append(self._older.pop(0))
         self.last_model_path, self._saved_at = str(last), env_steps
         # the best first: if the process is killed between the two, the one that last.ckpt knows of is still there
-        trainer.save_checkpoint(self.best_model_path if is_best else last)
+        trainer.save_checkpoint(self.best_model_path if is_best else last, weights_only=False)
         if trainer.is_global_zero:
             if is_best:
                 link(Path(self.best_model_path), last)

@@ -21,10 +21,10 @@ from rl_lightning.algorithms.sac_v2 import SACv2
 from rl_lightning.algorithms.soft_q import SoftQ
 from rl_lightning.algorithms.td3 import TD3
 from rl_lightning.algorithms.trpo import TRPO
-from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, PolyakAveraging
+from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, Freeze, MetricsCSV, PolyakAveraging
 from rl_lightning.data import ReplayBuffer, ReplayDataModule, RolloutDataModule, RolloutReplayDataModule
 from rl_lightning.environments.make import make_env, make_vec_env
-from rl_lightning.errors import EnvironmentFault, UsageError
+from rl_lightning.errors import Divergence, EnvironmentFault, UsageError
 from rl_lightning.exploration import ActionNoise, EpsilonGreedy
 from rl_lightning.networks import MLP, PolicyAndValue
 from rl_lightning.types import Episode, Rollout, Transition
@@ -43,14 +43,17 @@ __all__ = [
     "ActorCritic",
     "Algorithm",
     "DiscreteSAC",
+    "Divergence",
     "EnvStepsProgressBar",
     "EnvironmentFault",
     "EnvironmentInteraction",
     "Episode",
     "EpsilonGreedy",
     "FactorizedBaseline",
+    "Freeze",
     "InterpolatedPolicyGradient",
     "LikelihoodRatio",
+    "MetricsCSV",
     "OffPolicyCritic",
     "PolicyAndValue",
     "PolyakAveraging",
