@@ -57,7 +57,7 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
 
 @contextmanager
 def on_clock(trainer: Trainer) -> Iterator[None]:
-    """Meanwhile, rows logged to the trainer's loggers have the run's environment steps, whatever step they are given."""
+    """Meanwhile, rows of the trainer's loggers have the run's environment steps, whatever step they are given."""
     loggers = trainer.loggers
     trainer.loggers = [_OnClock(logger, trainer.datamodule.clock) for logger in loggers]  # type: ignore[attr-defined]
     try:

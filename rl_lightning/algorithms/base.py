@@ -37,7 +37,7 @@ from rl_lightning.algorithms.learned import (
 from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.algorithms.trainer_settings import check_trainer
-from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging
+from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging, Signals
 from rl_lightning.callbacks.monitors import EnvStepsLearningRateMonitor
 from rl_lightning.checkpoints import (
     KEY,
@@ -254,7 +254,7 @@ class Algorithm(LightningModule, ABC):
         """
         stage = self.trainer.state.fn
         check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
-        own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
+        own = [Signals(), self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         monitors = [EnvStepsLearningRateMonitor(each) for each in present if type(each) is LearningRateMonitor]
         return [mine for mine in own if not any(isinstance(each, type(mine)) for each in present)] + monitors
@@ -279,7 +279,7 @@ class Algorithm(LightningModule, ABC):
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics = 0, {}
-            self.clock.env_steps, self.clock.interrupted = 0, False
+            self.clock.env_steps, self.clock.interrupted = 0, 0
             self.frozen.begin(type(self).__name__)
         self._computes = {}
 

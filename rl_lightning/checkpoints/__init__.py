@@ -1,6 +1,6 @@
 """Checkpoints are data: tensors and primitives, written whole, read with `weights_only=True`, checked before use."""
 
-from rl_lightning.checkpoints.file import fault_of, intact_beside, read, write
+from rl_lightning.checkpoints.file import fault_of, intact_beside, link, read, write
 from rl_lightning.checkpoints.io import AtomicCheckpointIO
 from rl_lightning.checkpoints.restoring import (
     KEY,
@@ -29,6 +29,7 @@ __all__ = [
     "continue_optimizers",
     "fault_of",
     "intact_beside",
+    "link",
     "load_checkpoint",
     "local_file",
     "moved_on",

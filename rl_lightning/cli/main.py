@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,7 +27,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.algorithms.trainer_settings import check_trainer
-from rl_lightning.callbacks import EnvStepsProgressBar, MetricsCSV
+from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
 from rl_lightning.callbacks.run_folder import write_whole
 from rl_lightning.checkpoints import KEY, check_resumable, check_signature, load_checkpoint, local_file, signature
 from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
@@ -42,9 +42,6 @@ from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, requir
 from rl_lightning.types import State
 
 DEFAULTS = {
-    "checkpoint.monitor": "val/return_mean",
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "best",
     "trainer.default_root_dir": "runs",
     "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
     "trainer.num_sanity_val_steps": 0,
@@ -135,7 +132,7 @@ class RLCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
         # LightningCLI would add its own also with trainer.enable_checkpointing=false
-        parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
+        parser.add_class_arguments(Checkpoints, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
@@ -209,9 +206,7 @@ class RLCLI(LightningCLI):
             ):
                 callbacks = [*callbacks, EnvStepsProgressBar()]
             if config.trainer.enable_checkpointing is not False:
-                # Lightning's save_last saves only with a new best one: after a long decline it would be an old one
-                last = ModelCheckpoint(filename="last", enable_version_counter=False)
-                callbacks = [*callbacks, config.checkpoint, last]
+                callbacks = [*callbacks, config.checkpoint]
             overrides["callbacks"] = callbacks
             if metrics_csv:
                 overrides["logger"] = [metrics_csv, *_as_list(config.trainer.logger)]  # the first gives the log_dir
@@ -409,6 +404,11 @@ def main(args: list[str] | None = None) -> None:
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except SystemExit as stop:  # a signal, or a mistake in the command line
+        wandb.finish(exit_code=stop.code if isinstance(stop.code, int) else 1)
+        raise
+    except KeyboardInterrupt:  # before or after training
+        sys.exit(130)
     wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
 
 

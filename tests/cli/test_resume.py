@@ -91,7 +91,7 @@ def unfinished(finished: Path) -> Path:
     in_a_process_that_dies("fit", "-c", PPO, *FLAGS, *killing(176))
     [folder] = Path().glob("runs/*/*")
     assert state_of(folder / "checkpoints/last.ckpt")["rl_lightning"]["env_steps"] == 128
-    assert float(rows(folder)[-1]["env_steps"]) == 176
+    assert float(rows(folder)[-1]["env_steps"]) == 160
     return folder
 
 
@@ -119,10 +119,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_logs_the_rows_of_one_that_was_no
     before = (unfinished / "config.yaml").read_text()
     main(["resume", str(unfinished), "--trainer.callbacks=null"])
     assert "after 256 environment steps" in capsys.readouterr().out
-    assert steps_of(unfinished) == steps_of(straight)
-    assert [row.keys() - {"train/return", "train/episode_length"} for row in rows(unfinished)] == [
-        row.keys() - {"train/return", "train/episode_length"} for row in rows(straight)
-    ]
+    assert rows(unfinished) == rows(straight)
     assert (unfinished / "config-128.yaml").read_text() == before
     assert "KillAt" not in (unfinished / "config.yaml").read_text()
     assert len(list(Path("runs").glob("*/*"))) == 1

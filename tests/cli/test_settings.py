@@ -165,7 +165,7 @@ def test_a_diverged_discrete_learner_ends_with_one_line_and_keeps_the_last_good_
     with pytest.raises(SystemExit) as end:
         main(["fit", "-c", str(ROOT / "configs/dqn/cartpole.yaml"), *flags, *other, *huge, "--trainer.accelerator=cpu"])
     message = (
-        r"error: the weights of q are not finite and train/q_loss is (nan|inf) at environment step \d+: the learner"
+        r"error: (the weights of q are not finite and )?train/q_loss is (nan|inf) at environment step \d+: the learner"
     )
     assert re.match(message, end.value.code)
     assert "lower the learning rates" in end.value.code
