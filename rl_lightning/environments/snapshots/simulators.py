@@ -150,9 +150,9 @@ def leads_there(ale: Any, state: Any, action: int, ahead: list[str]) -> bool:
 
 
 def hold_down(ale: Any, action: int) -> None:
-    """Act until the action is the one that sticks, but for a chance of 1e-15; as it is if all actions always stick."""
+    """Act until the action is the one that sticks, but for a chance of 1e-9; as it is if all actions always stick."""
     sticks = ale.getFloat("repeat_action_probability")
-    for _ in range(min(500, math.ceil(-34.5 / math.log(sticks))) if sticks < 1.0 else 0):
+    for _ in range(min(500, math.ceil(-20.7 / math.log(sticks))) if sticks < 1.0 else 0):
         if ale.game_over():
             ale.reset_game()
         ale.act(action)
