@@ -46,7 +46,8 @@ class SaveRunConfig(SaveConfigCallback):
         """Show W&B the settings."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+                settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+                logger.experiment.config.update(settings, allow_val_change=True)  # where a run goes on with others
 
 
 def _free(path: Path) -> Path:

@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_one_that_is_whole_is_taken
     last.write_bytes(last.read_bytes()[:5000])
     main(["resume", str(finished)])
     [line] = said(capsys)
-    assert line.startswith(f"checkpoint '{last}' cannot be read: ")
+    assert line.startswith(f"checkpoint '{last}' is no whole checkpoint: it was cut off")
     assert line.endswith(f". It goes on from '{finished}/checkpoints/newer.ckpt', of 192 environment steps")
     assert state_of(last)["rl_lightning"]["env_steps"] == 256
     assert saved["rl_lightning"]["algorithm"] == "PPO"
