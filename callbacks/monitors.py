@@ -105,7 +105,7 @@ def check_watched(trainer: Trainer, learner: LightningModule) -> None:
         UsageError: naming those that there are.
     """
     logged = trainer.callback_metrics
-    if not any(name in logged for name in learner.metrics):  # type: ignore[union-attr, operator]
+    if not any(name in logged for name in learner.metrics):  # type: ignore[union-attr]
         return
     known = sorted({*OF_EPISODES} | {name for name in logged if name.startswith("train/")})
     for callback in _watching_training(trainer):

@@ -507,7 +507,7 @@ class Algorithm(LightningModule, ABC):
         """
         clock, found = Clock(total_env_steps), {**checkpoint}
         clock.env_steps = found[KEY]["env_steps"]
-        own = {name: learned.make() for name, learned in self._learned.items()}
+        own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
         continue_optimizers(found, found[KEY]["learned"], own)
         self._check_rates(own, found, clock)
 
