@@ -41,6 +41,8 @@ from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue, Temperature
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
+from rl_lightning.policies.description import describe, plain
+from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import Actions, fault_of_actions
 from rl_lightning.types import Episode, Obs, State, to_device
@@ -64,6 +66,7 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
         acts_in: the kind of actions that it has a policy for.
+        acts_by: the attribute that holds the network of its `act`, which is what an exported policy needs.
         takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
         gamma: the discount.
         gradient_steps: taken so far, each of all optimizers that were due.
@@ -79,6 +82,7 @@ class Algorithm(LightningModule, ABC):
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
+    acts_by: ClassVar[str | None] = None  # None leaves it unsaid, and nothing can be exported
     takes_critic: ClassVar[bool] = False
     noise: ActionNoise | None = None
     polyak_averaging: PolyakAveraging | None = None
@@ -358,6 +362,38 @@ class Algorithm(LightningModule, ABC):
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
             "learned": self._described,
+            "policy": self.policy_description(),
+        }
+
+    def policy_network(self) -> PolicyNetwork:
+        """The network that `act` acts by, with the learner's own weights.
+
+        Raises:
+            UsageError: a learner that does not say in `acts_by` which it is.
+        """
+        acts = next(cls for cls in type(self).__mro__ if "act" in vars(cls))
+        advice = f"say in {acts.__name__} which attribute is the network that its act acts by"
+        require("acts_by" in vars(acts) and self.acts_by is not None, "acts_by", None, advice)
+        assert self.acts_by is not None
+        return PolicyNetwork.of(getattr(self, self.acts_by))
+
+    def policy_description(self) -> State:
+        """What `load_policy` and `export_policy` need to know of the policy beside its weights; data alone."""
+        trainer = self.trainer if self.clock.total else None  # none has set it up
+        data = getattr(trainer, "datamodule", None)
+        metrics = trainer.callback_metrics if trainer else {}
+        evaluation = {name: float(value) for name, value in metrics.items() if name.startswith(("val/", "env_steps"))}
+        action_space = getattr(data, "own_action_space", self.action_space)
+        return {
+            "algorithm": type(self).__name__,
+            "env_id": getattr(data, "env_id", None),
+            "env_kwargs": plain(getattr(data, "env_kwargs", {})),
+            **describe(self, self.policy_network, self.observation_space, action_space),
+            "training": {
+                "env_steps": self.env_steps,
+                "gradient_steps": self.gradient_steps,
+                "evaluation": evaluation or None,
+            },
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

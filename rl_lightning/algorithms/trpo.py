@@ -65,6 +65,7 @@ class TRPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
 
     def __init__(

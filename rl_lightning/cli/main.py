@@ -27,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.base import Algorithm
+from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
