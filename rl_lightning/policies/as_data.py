@@ -102,7 +102,8 @@ def _space(data: Any) -> Space:
             return gym.spaces.Discrete(int(data["n"]), start=int(data["start"]))
         case "multi_discrete":
             return gym.spaces.MultiDiscrete(np.array(data["nvec"], np.int64), start=np.array(data["start"], np.int64))
-    return gym.spaces.MultiBinary([int(size) for size in data["shape"]])
+    shape = [int(size) for size in data["shape"]]
+    return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
 
 
 def _bounds_to_data(bounds: NDArray[Any]) -> Any:

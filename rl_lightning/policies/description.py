@@ -46,16 +46,16 @@ def describe(
         The description. Of a network that data cannot describe it holds the reason, under `undescribed`.
     """
     names = {id(tensor): name for name, tensor in learner.state_dict(keep_vars=True).items()}
+    about: State = {}
     try:
+        about["observation_space"] = space_to_data(observation_space)
+        about["action_space"] = space_to_data(action_space)
         network = find()
-        about = {
-            "observation_space": space_to_data(observation_space),
-            "action_space": space_to_data(action_space),
-            "weights": {name: names[id(tensor)] for name, tensor in network.state_dict(keep_vars=True).items()},
-        }
-        return {**about, "network": network.to_data()}
+        about["network"] = network.to_data()
+        about["weights"] = {name: names[id(own)] for name, own in network.state_dict(keep_vars=True).items()}
     except UsageError as error:
-        return {"network": {"undescribed": str(error)}}
+        about["network"] = {"undescribed": str(error)}
+    return about
 
 
 def plain(value: Any) -> Any:
@@ -117,15 +117,32 @@ def network_of(description: State, weights: Weights, limit: int) -> PolicyNetwor
     return network.requires_grad_(False)
 
 
-def check_described(description: State, name: str) -> None:
-    """Refuse a policy that data cannot describe.
+def check_description(description: Any, name: str) -> None:
+    """Refuse what does not say whose policy it is.
 
     Raises:
-        UsageError: why not, and the way that is left.
+        UsageError: what has other fields, or none.
+    """
+    try:
+        training = description["training"]
+        kinds = {str: description["algorithm"], dict: description["env_kwargs"], int: training["env_steps"]}
+        assert all(isinstance(value, kind) for kind, value in kinds.items())
+        assert isinstance(description["env_id"], str | None)
+        assert isinstance(description["network"], dict)
+        assert all(isinstance(value, float | int) for value in (training["evaluation"] or {}).values())
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UsageError(f"{name!r} describes no policy: it is older, or damaged; train it anew") from error
+
+
+def check_described(description: State, name: str) -> None:
+    """Refuse a network that data cannot describe.
+
+    Raises:
+        UsageError: why it cannot leave its learner, and the way that is left.
     """
     if reason := description["network"].get("undescribed"):
         advice = "write it from Python, rl_lightning.export_policy(learner, to=DIR, format='onnx')"
-        raise UsageError(f"policy {name!r} cannot leave its learner as data: {reason}; {advice}")
+        raise UsageError(f"policy {name!r} cannot leave its learner as data: {one_line(reason)}; {advice}")
 
 
 def policy_from(path: str, description: State, weights: Weights, limit: int, seed: int | None) -> Policy:

@@ -1,11 +1,19 @@
 """`load_policy` and `export_policy`: a policy from whatever holds one, and into a folder of its own."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
 from rl_lightning.checkpoints import KEY, load_checkpoint, local_file
 from rl_lightning.errors import UsageError, require
-from rl_lightning.policies.description import Learner, Weights, check_described, network_of, policy_from
+from rl_lightning.policies.description import (
+    Learner,
+    Weights,
+    check_described,
+    check_description,
+    policy_from,
+    spaces_of,
+)
 from rl_lightning.policies.folder import (
     DESCRIPTION,
     FILES,
@@ -15,7 +23,8 @@ from rl_lightning.policies.folder import (
     weights_to_bytes,
     write_folder,
 )
-from rl_lightning.policies.policy import Policy
+from rl_lightning.policies.onnx import onnx_bytes, onnx_policy
+from rl_lightning.policies.policy import Policy, check_that_it_acts
 from rl_lightning.types import State
 
 Format = Literal["safetensors", "onnx"]
@@ -35,8 +44,15 @@ def load_policy(path: str | Path, seed: int | None = None) -> Policy:
     Raises:
         UsageError: what is missing, damaged, not ours, or a policy whose network data cannot describe.
     """
-    description, weights, limit = _read(policy_file(path), str(path))
-    return policy_from(str(path), description, weights, limit, seed)
+    place, name = policy_file(path), str(path)
+    if not place.is_dir():
+        return policy_from(name, *read_checkpoint(place, name), seed)
+    description, content = read_folder(place)
+    check_description(description, name)
+    if description["weights"]["file"] == FILES["onnx"]:
+        return check_that_it_acts(onnx_policy(content, description, *spaces_of(description), name), name)
+    check_described(description, name)
+    return policy_from(name, description, weights_from_bytes(content, name), len(content), seed)
 
 
 def policy_file(path: str | Path) -> Path:
@@ -67,15 +83,13 @@ def read_checkpoint(file: Path, name: str) -> tuple[State, Weights, int]:
         UsageError: what is no checkpoint of ours, or of a policy that data cannot describe.
     """
     checkpoint = load_checkpoint(file, {})
-    state = checkpoint["state_dict"]
+    description, state = checkpoint[KEY].get("policy"), checkpoint["state_dict"]
+    check_description(description, name)
+    check_described(description, name)
     try:
-        description = checkpoint[KEY]["policy"]
-        check_described(description, name)
         weights = {own: state[theirs] for own, theirs in description.pop("weights").items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"checkpoint {name!r} describes no policy: it is of an older version; train it anew"
-        ) from error
+        raise UsageError(f"checkpoint {name!r} lacks weights of its policy: it is damaged; give another") from error
     return description, weights, file.stat().st_size
 
 
@@ -101,22 +115,17 @@ def export_policy(
     require(format in FILES, "format", format, f"give one of {', '.join(FILES)}")
     check_place(folder, overwrite)
     if isinstance(source, str | Path):
-        place = policy_file(source)
-        description, weights, limit = _read(place, str(source))
-        policy_from(str(source), description, weights, limit, seed=None)  # refused here, or acts anywhere
-        network = network_of(description, weights, limit)
+        policy = load_policy(source)
+        advice = "it is of ONNX already, which holds no network to write again; give the checkpoint that it came from"
+        require(policy.network is not None, "source", str(source), advice)
+        description, network = policy.description, policy.network
     else:
-        description, network = source.policy_description(), source.policy_network()
-        description.pop("weights")
+        description, network = source.policy_description(), deepcopy(source.policy_network()).cpu().eval()
+        description.pop("weights", None)
         if format != "onnx":
             check_described(description, type(source).__name__)
-    content = weights_to_bytes(network.state_dict())
+    assert network is not None
+    spaces = spaces_of(description)
+    content = weights_to_bytes(network.state_dict()) if format == "safetensors" else onnx_bytes(network, *spaces)
     write_folder(folder, description, content, format, overwrite)
     return folder
-
-
-def _read(place: Path, name: str) -> tuple[State, Weights, int]:
-    if not place.is_dir():
-        return read_checkpoint(place, name)
-    description, content = read_folder(place)
-    return description, weights_from_bytes(content, name), len(content)

@@ -28,8 +28,8 @@ class Policy:
         description: what `policy.json` says of it.
         observation_space: of the environment.
         action_space: the environment's own.
-        act: its network.
-        is_stochastic: whether it can be sampled.
+        act: what it does.
+        network: that it acts by; None where that is a graph of ONNX, which cannot be sampled.
 
     Attributes:
         description: algorithm, environment, spaces, network and training, as data.
@@ -38,10 +38,15 @@ class Policy:
     """
 
     def __init__(
-        self, description: State, observation_space: Space, action_space: Space, act: Act, is_stochastic: bool
+        self,
+        description: State,
+        observation_space: Space,
+        action_space: Space,
+        act: Act,
+        network: PolicyNetwork | None = None,
     ) -> None:
         self.description, self.observation_space, self.action_space = description, observation_space, action_space
-        self.is_stochastic, self._act = is_stochastic, act
+        self.network, self._act = network, act
 
     def __repr__(self) -> str:
         return f"Policy({self.description['algorithm']}, {self.description['env_id']})"
@@ -60,9 +65,10 @@ class Policy:
             UsageError: observations of other shapes, not finite, or out of a Discrete space's range; or a sample asked
                 of a policy that has but one action for a state.
         """
-        sample_of_none = not deterministic and not self.is_stochastic
-        advice = f"the policy of {self.description['algorithm']} has one action for each state; leave it out"
-        require(not sample_of_none, "deterministic", deterministic, advice)
+        if not deterministic:
+            has_samples = self.network is not None and self.network.is_stochastic
+            advice = f"the policy of {self.description['algorithm']} has one action for each state; leave it out"
+            require(has_samples, "deterministic", deterministic, advice if self.network else "a graph has no samples")
         batch, is_one = _batched(obs, self.observation_space)
         action = self._act(batch, deterministic).astype(self.action_space.dtype, copy=False)
         return action[0] if is_one else action
@@ -97,7 +103,7 @@ def policy_of(
             action = to_numpy(network(to_tensor(obs, observation_space), deterministic, generator))
         return action if to_environment is None else to_environment(action)
 
-    return Policy(description, observation_space, action_space, act, network.is_stochastic)
+    return Policy(description, observation_space, action_space, act, network)
 
 
 def check_that_it_acts(policy: Policy, path: str) -> Policy:
