@@ -89,9 +89,7 @@ def onnx_bytes(network: PolicyNetwork, observation_space: Space, action_space: S
         _package(package)
     graph = Graph(network, observation_space, action_space).eval()
     leaves = inputs_of(observation_space)
-    example = [
-        torch.zeros((2, *(leaf.shape or ())), dtype=torch_dtype(leaf)) + _start(leaf) for leaf in leaves.values()
-    ]
+    example = [_example(leaf) for leaf in leaves.values()]
     batch = torch.export.Dim("batch", min=1, max=2**16)
     shapes = [{0: batch} for _ in example]
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), _silence():

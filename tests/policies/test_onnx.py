@@ -14,7 +14,7 @@ from trained import trained
 from rl_lightning import SAC, UsageError, export_policy, load_policy
 from rl_lightning.types import map_obs
 
-SOME = ("SAC with layers", "DQN of images, dueling", "DQN from 2", "ActorCritic of choices", "PPO normalized", "REINFORCE of switches", "A2C with σ(s)")
+SOME = ("SAC with layers", "DQN of images, dueling", "ActorCritic of choices", "PPO normalized")
 
 
 @pytest.mark.parametrize("name", SOME)
