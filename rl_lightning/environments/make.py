@@ -22,6 +22,9 @@ from gymnasium.wrappers import (
 )
 
 from rl_lightning.environments.cartpole import CartPoleVector
+from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
+from rl_lightning.environments.snapshots.putting import put
+from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 from rl_lightning.spaces import learners_actions
 
@@ -75,6 +78,48 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
         return obs, reward, terminated, truncated, info
 
+    def capture(self, generators: bool = False) -> dict[str, Any]:
+        """Its state and that of all it wraps: plain data, as `snapshots.taking.take` has it.
+
+        Args:
+            generators: whether the random numbers of this process are a part of it, as in a worker's.
+
+        Raises:
+            UsageError: a `state_dict()` of its own returns what is no plain data.
+            EnvironmentFault: the environment raised.
+        """
+        try:
+            taken = {"classes": classes_of(self), "environment": take(self)}
+        except UsageError:
+            raise
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__} when its state was read: {error}") from error
+        return taken | ({"generators": take(process_generators())} if generators else {})
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Become what another environment of the same settings was. It has been reset before.
+
+        Args:
+            states: of all environments of a vector; the one at this one's index is taken.
+
+        Raises:
+            UsageError: it is the state of another environment.
+            EnvironmentFault: the environment raised.
+        """
+        state = states[self.index]
+        if state["classes"] != (mine := classes_of(self)):
+            raise UsageError(
+                f"{self.place} is {mine}; the saved state is of {state['classes']}: give the same settings"
+            )
+        try:
+            put(state["environment"], self)
+        except UsageError as error:
+            raise UsageError(f"{self.place}: {error}") from error
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__} when its state was written: {error}") from error
+        if "generators" in state:
+            set_process_generators(put(state["generators"]))
+
     def _check_obs(self, obs: Any, space: gym.Space[Any] | None = None) -> None:
         space = space or self.observation_space
         if isinstance(space, gym.spaces.Dict):
@@ -88,6 +133,15 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(f"{self.place} at its step {self.steps} {what}".replace("\n", " "))
+
+
+def classes_of(env: gym.Env[Any, Any]) -> str:
+    """The names of an environment's classes, from the outermost wrapper in."""
+    names = [type(env).__name__]
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        names.append(type(env).__name__)
+    return " of ".join(names)
 
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> CheckedEnv:
@@ -140,6 +194,11 @@ VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be rese
 VECTORIZED_FROM = 5  # environments: a vectorized step takes as long as so many single ones
 
 
+def vectorized_by_gymnasium(env_id: str, num_envs: int, vectorization: Vectorization) -> bool:
+    """Whether `make_vec_env` takes Gymnasium's own vectorized environment."""
+    return vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM
+
+
 def make_vec_env(
     env_id: str,
     num_envs: int,
@@ -158,7 +217,7 @@ def make_vec_env(
             Gymnasium's own vectorized environment where that exists and is faster, else ``sync``.
         env_kwargs: arguments of the environment itself.
     """
-    if vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM:
+    if vectorized_by_gymnasium(env_id, num_envs, vectorization):
         return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
     env_fns = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
     if vectorization == "async":
