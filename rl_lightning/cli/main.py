@@ -31,6 +31,7 @@ from rl_lightning import Algorithm  # and with it every learner, to be listed an
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.callbacks import EnvStepsProgressBar
 from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
+from rl_lightning.cli.export import export
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
@@ -324,8 +325,12 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
+    given = sys.argv[1:] if args is None else args
     try:
-        RLCLI(args)
+        if given[:1] == ["export"]:
+            export(given[1:])
+        else:
+            RLCLI(args)
     except (UsageError, EnvironmentFault, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -102,8 +102,8 @@ def _space(data: Any) -> Space:
             return gym.spaces.Discrete(int(data["n"]), start=int(data["start"]))
         case "multi_discrete":
             return gym.spaces.MultiDiscrete(np.array(data["nvec"], np.int64), start=np.array(data["start"], np.int64))
-    shape = [int(size) for size in data["shape"]]
-    return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+    sizes = [int(size) for size in data["shape"]]
+    return gym.spaces.MultiBinary(sizes[0] if len(sizes) == 1 else sizes)
 
 
 def _bounds_to_data(bounds: NDArray[Any]) -> Any:

@@ -90,8 +90,9 @@ class PolicyNetwork(nn.Module):
             if type(head) is network:
                 if isinstance(head, GaussianHead):
                     data["state_dependent_std"] = head.log_std is None
-                value = head.value if isinstance(head, DiscreteQNetwork) else None
-                bodies = [head.body, *([] if value is None else [value])]
+                bodies = [head.get_submodule("body")]
+                if isinstance(head, DiscreteQNetwork) and head.value is not None:
+                    bodies.append(head.value)
                 return {"kind": kind, "bodies": [body_to_data(body) for body in bodies], **data}
         raise UsageError(f"{type(head).__module__}.{type(head).__qualname__} is no policy that is known by name")
 

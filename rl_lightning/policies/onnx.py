@@ -33,6 +33,9 @@ class Graph(nn.Module):
         action_space: the environment's own.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, network: PolicyNetwork, observation_space: Space, action_space: Space) -> None:
         super().__init__()
         self.network, self.observation_space, self.action_space = network, observation_space, action_space

@@ -236,7 +236,7 @@ def test_a_network_or_an_act_of_the_users_own_is_refused_in_one_line_that_says_w
 
 
 def test_of_a_run_the_best_checkpoint_is_taken_or_else_the_last(tmp_path: Path, odd: Path) -> None:
-    with pytest.raises(UsageError, match="it has neither policy.json nor checkpoints/best.ckpt"):
+    with pytest.raises(UsageError, match=r"it has neither policy\.json nor checkpoints/best.ckpt"):
         load_policy(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").write_bytes(odd.read_bytes())

@@ -1,17 +1,14 @@
 """A policy as a graph of ONNX: onnxruntime answers as torch does, whatever is observed and done."""
 
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import onnxruntime
 import pytest
-import torch
-from test_load import CASES, Own, line_of
+from test_load import CASES
 from trained import trained
 
-from rl_lightning import SAC, UsageError, export_policy, load_policy
+from rl_lightning import export_policy, load_policy
 from rl_lightning.types import map_obs
 
 SOME = ("SAC with layers", "DQN of images, dueling", "ActorCritic of choices", "PPO normalized")
