@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -24,6 +25,8 @@ from rl_lightning.algorithms.ranges import check_ranges
 from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
 from rl_lightning.checkpoints import (
     KEY,
+    SCHEMA,
+    AtomicCheckpointIO,
     check_resumable,
     check_signature,
     continue_optimizers,
@@ -223,11 +226,16 @@ class Algorithm(LightningModule, ABC):
         return self.clock.env_steps
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed.
+
+        Checkpoints become `AtomicCheckpointIO`'s, unless the trainer was given a plugin for them.
+        """
         if not hasattr(self, "gradients"):
             raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
         check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
@@ -376,6 +384,7 @@ class Algorithm(LightningModule, ABC):
         """Note whose checkpoint it is, and which optimizer is of which network."""
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
+            "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
             "learned": self._described,

@@ -352,7 +352,7 @@ def test_a_run_starts_from_the_networks_of_another_with_everything_else_fresh(
             assert torch.equal(value, new["state_dict"][name])
     assert new["rl_lightning"]["env_steps"] == 220
     assert new["rl_lightning"]["gradient_steps"] == 20
-    assert len(new["ReplayDataModule"]["buffer"]["storage"]["reward"]) == 220
+    assert new["ReplayDataModule"]["buffer"]["filled_rows"] == 220
     assert {state["step"].item() for each in new["optimizer_states"] for state in each["state"].values()} == {20}
     assert yaml.safe_load((folder / "config.yaml").read_text())["init_from"] == str(last)
 

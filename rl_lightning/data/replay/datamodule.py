@@ -1,13 +1,13 @@
 """Learning from replay: minibatches of transitions that any policy may have gathered."""
 
 import math
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lightning.checkpoints import read
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
@@ -16,6 +16,8 @@ from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Step, Transition
+
+HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
 
 
 class ReplayDataModule(EnvironmentDataModule):
@@ -165,6 +167,7 @@ class ReplayDataModule(EnvironmentDataModule):
         )
         if self.buffer_from is not None:
             self._buffer.load_state_dict(read_buffer(self.buffer_from))
+            self._buffer.end_episodes()  # nobody goes on with that run's
             self.seed(seed)  # this run's, not that of the one which filled it
 
     def _buffer_device(self) -> torch.device:
@@ -254,18 +257,13 @@ def read_buffer(path: str) -> State:
         UsageError: where it is missing, damaged, or holds no replay buffer.
     """
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"buffer_from={path!r} is not allowed: it does not exist; give a checkpoint") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"buffer_from={path!r} is not allowed: it cannot be read; give an intact checkpoint of rl_lightning, or a "
-            "file saved with torch.save(buffer.state_dict(), path)"
-        ) from error
+        state: Any = read(path)
+    except UsageError as error:
+        raise UsageError(f"buffer_from={path!r} is not allowed: {error}") from error
     for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
         state = state.get(key, state) if isinstance(state, dict) else state
     require(
-        isinstance(state, dict) and {"storage", "steps", "generator"} <= state.keys(),
+        isinstance(state, dict) and {"steps", "generator"} <= state.keys() and not state.keys().isdisjoint(HELD_IN),
         "buffer_from",
         path,
         "it holds no replay buffer; give a checkpoint of a run with save_buffer, or a file saved with "

@@ -30,7 +30,10 @@ def frequencies(buffer: ReplayBuffer, draws: int = 60_000) -> dict[int, float]:
 
 
 def powers(buffer: ReplayBuffer) -> list[float]:
-    return buffer.state_dict()["priorities"]["powers"].tolist()
+    """p^α of all that can be sampled, the oldest first."""
+    order = np.arange(buffer.steps - buffer.filled_rows, buffer.steps) % buffer.rows
+    rows = buffer.state_dict()["priorities"]["powers"].view(-1, buffer.num_envs)
+    return rows[order].flatten().tolist()
 
 
 @pytest.mark.parametrize("steps", [4, 6, 9])
@@ -175,10 +178,10 @@ def test_new_transitions_get_the_saved_maximum_also_where_nothing_has_it_any_mor
     saved.update(np.array([0]), np.array([16.0]))
     saved.update(np.array([0]), np.array([9.0]))
     restored = Priorities(4, alpha)
-    restored.load_state_dict(saved.state_dict(old), old)
+    restored.load_state_dict(saved.state_dict(2), old, old)
     restored.fill(np.array([2]))
     expected = [3.0 ** (alpha / 0.5), 1.0, maximum]
-    assert restored.state_dict(np.arange(3))["powers"].tolist() == pytest.approx(expected, rel=1e-5)
+    assert restored.state_dict(3)["powers"].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_saved_ring_gives_new_transitions_the_maximum_though_it_is_overwritten():

@@ -1,6 +1,5 @@
-"""Checkpoints are data: tensors and primitives, read with `weights_only=True`, checked before they are used."""
+"""What a checkpoint says of itself, and how a run goes on from it."""
 
-import pickle
 import tempfile
 from copy import deepcopy
 from http.client import HTTPException
@@ -13,10 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rl_lightning.checkpoints.file import read
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.types import State
 
 KEY = "rl_lightning"  # where a checkpoint says whose it is
+SCHEMA = 1  # of what stands there and in the states of our objects; 0 had no number
 
 
 def signature(algorithm: object, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
@@ -39,24 +40,28 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
         The checkpoint, on the CPU.
 
     Raises:
-        UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
+        UsageError: where it is missing, damaged, not ours, of a newer program, or of another algorithm or other spaces.
     """
-    file = local_file(path)
-    try:
-        checkpoint: State = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"checkpoint {str(path)!r} does not exist: give a file, like those under a run's checkpoints/"
-        ) from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"checkpoint {str(path)!r} cannot be read: it is truncated, or holds more than tensors and primitives; "
-            "give an intact file that rl_lightning saved"
-        ) from error
+    checkpoint = read(local_file(path))
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
+    check_schema(checkpoint, str(path))
     check_signature(checkpoint[KEY], expected, str(path))
     return checkpoint
+
+
+def check_schema(checkpoint: State, path: str) -> None:
+    """Refuse a checkpoint whose fields may mean something that this program does not know.
+
+    Raises:
+        UsageError: one that a newer program saved.
+    """
+    schema = checkpoint[KEY].get("schema", 0) if KEY in checkpoint else 0
+    if schema > SCHEMA:
+        raise UsageError(
+            f"checkpoint {path!r} was saved by a newer rl_lightning (schema {schema}, this one reads up to {SCHEMA}): "
+            "install that version"
+        )
 
 
 def local_file(path: str | Path) -> Path:

@@ -1,0 +1,36 @@
+"""Checkpoints are data: tensors and primitives, written whole, read with `weights_only=True`, checked before use."""
+
+from rl_lightning.checkpoints.file import fault_of, intact_beside, read, write
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
+from rl_lightning.checkpoints.restoring import (
+    KEY,
+    SCHEMA,
+    Continued,
+    check_resumable,
+    check_schema,
+    check_signature,
+    continue_optimizers,
+    load_checkpoint,
+    local_file,
+    moved_on,
+    signature,
+)
+
+__all__ = [
+    "KEY",
+    "SCHEMA",
+    "AtomicCheckpointIO",
+    "Continued",
+    "check_resumable",
+    "check_schema",
+    "check_signature",
+    "continue_optimizers",
+    "fault_of",
+    "intact_beside",
+    "load_checkpoint",
+    "local_file",
+    "moved_on",
+    "read",
+    "signature",
+    "write",
+]
