@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -26,13 +26,13 @@ from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
 from rl_lightning.checkpoints import (
     KEY,
     SCHEMA,
-    AtomicCheckpointIO,
     check_resumable,
     check_signature,
     continue_optimizers,
     load_checkpoint,
     signature,
 )
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay.datamodule import ReplayDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
@@ -436,6 +436,25 @@ class Algorithm(LightningModule, ABC):
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
             own = {name: learned.make() for name, learned in self._learned.items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, weights_only: bool | None = True, **arguments: Any
+    ) -> Self:
+        """A learner made of the arguments, with the networks of a checkpoint, which has no say in what is made.
+
+        Args:
+            checkpoint_path: a file or URL.
+            weights_only: a checkpoint is data; True.
+            **arguments: of the class.
+
+        Raises:
+            UsageError: as of `load_weights`.
+        """
+        require(weights_only is not False, "weights_only", weights_only, "a checkpoint is data; leave it out")
+        learner = cls(**arguments)
+        learner.load_weights(checkpoint_path)
+        return learner
 
     def load_weights(self, path: str | Path) -> None:
         """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
