@@ -47,7 +47,7 @@ def card(description: State) -> str:
     Args:
         description: what `policy.json` says.
     """
-    algorithm, env_id = str(description["algorithm"]), str(description["env_id"])
+    algorithm, env_id = _inline(description["algorithm"]), _inline(str(description["env_id"]))
     evaluation = description["training"]["evaluation"] or {}
     front: State = {
         "library_name": "rl_lightning",
@@ -64,10 +64,10 @@ def card(description: State) -> str:
         front["model-index"] = [{"name": algorithm, "results": [result]}]
     env_kwargs = description["env_kwargs"]
     text = TEXT.format(
-        algorithm=_inline(algorithm),
-        environment=_inline(env_id),
+        algorithm=algorithm,
+        environment=env_id,
         trained=trained,
-        env_id=env_id,
+        env_id=description["env_id"],
         env_kwargs=f", **{env_kwargs!r}" if env_kwargs else "",
         file=description["weights"]["file"],
         sha256=description["weights"]["sha256"],
