@@ -28,6 +28,7 @@ from rl_lightning.policies.policy import Policy, check_that_it_acts
 from rl_lightning.types import State
 
 Format = Literal["safetensors", "onnx"]
+HUB = "hf://"  # before USER/REPOSITORY
 
 
 def load_policy(path: str | Path, seed: int | None = None) -> Policy:
@@ -35,7 +36,7 @@ def load_policy(path: str | Path, seed: int | None = None) -> Policy:
 
     Args:
         path: a folder that `rl-lightning export` made; a checkpoint, as a file or URL; or a run's folder, of which the
-            best checkpoint is taken, or else the last.
+            best checkpoint is taken, or else the last. ``hf://USER/REPOSITORY`` is fetched by `huggingface_hub`.
         seed: of samples, with ``deterministic=False``; None draws one.
 
     Returns:
@@ -61,7 +62,7 @@ def policy_file(path: str | Path) -> Path:
     Raises:
         UsageError: a folder that holds neither.
     """
-    place = local_file(path)
+    place = _from_hub(str(path)) if str(path).startswith(HUB) else local_file(path)
     if not place.is_dir() or (place / DESCRIPTION).exists():
         return place
     checkpoints = [place / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
@@ -70,6 +71,15 @@ def policy_file(path: str | Path) -> Path:
     require(found is not None, "path", str(path), advice)
     assert found is not None
     return found
+
+
+def _from_hub(path: str) -> Path:
+    """A repository of the Hugging Face hub, as its client keeps it here."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UsageError(f"path={path!r} needs a package that is not installed: pip install huggingface_hub") from error
+    return Path(snapshot_download(path.removeprefix(HUB), allow_patterns=[DESCRIPTION, *FILES.values()]))
 
 
 def read_checkpoint(file: Path, name: str) -> tuple[State, Weights, int]:
