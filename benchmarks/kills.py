@@ -196,6 +196,7 @@ def campaign(name: str, out: Path, kills: int, killer: random.Random) -> dict[st
         last = number == kills
         code = ended(started(args, log), None if last else killer.uniform(0.0, 0.8 * seconds))
         found["killed" if code is None else "ended before it was killed"] += not last
+        found["resumed"] += run is not None
         if code not in (None, 0):
             return {"task": name, "lost": 1, "unequal": 0, "why": f"exit code {code}, see {log}", **found}
     run = run_folder(root)
@@ -226,10 +227,10 @@ def main() -> None:
             if sum(result.get("killed", 0) for result in results) >= args.kills:
                 break
     print(describe_machine())
-    print("| task | runs | kills | lost | unequal |\n| --- | --- | --- | --- | --- |")
+    print("| task | runs | kills | resumed | lost | unequal |\n| --- | --- | --- | --- | --- | --- |")
     for name in args.tasks:
         own = [result for result in results if result["task"] == name]
-        counts = [sum(result.get(key, 0) for result in own) for key in ("killed", "lost", "unequal")]
+        counts = [sum(result.get(key, 0) for result in own) for key in ("killed", "resumed", "lost", "unequal")]
         print(f"| {name} | {len(own)} | {' | '.join(map(str, counts))} |")
     for result in results:
         if result["why"]:

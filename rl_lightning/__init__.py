@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rl_lightning.algorithms.soft_q import SoftQ
     from rl_lightning.algorithms.td3 import TD3
     from rl_lightning.algorithms.trpo import TRPO
-    from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, PolyakAveraging
+    from rl_lightning.callbacks import EnvironmentInteraction, EnvStepsProgressBar, Freeze, MetricsCSV, PolyakAveraging
     from rl_lightning.data import ReplayBuffer, ReplayDataModule, RolloutDataModule, RolloutReplayDataModule
     from rl_lightning.environments.make import make_env, make_vec_env
-    from rl_lightning.errors import EnvironmentFault, UsageError
+    from rl_lightning.errors import Divergence, EnvironmentFault, UsageError
     from rl_lightning.exploration import ActionNoise, EpsilonGreedy
     from rl_lightning.networks import MLP, PolicyAndValue
     from rl_lightning.policies import Policy, export_policy, load_policy
@@ -52,14 +52,17 @@ __all__ = [
     "ActorCritic",
     "Algorithm",
     "DiscreteSAC",
+    "Divergence",
     "EnvStepsProgressBar",
     "EnvironmentFault",
     "EnvironmentInteraction",
     "Episode",
     "EpsilonGreedy",
     "FactorizedBaseline",
+    "Freeze",
     "InterpolatedPolicyGradient",
     "LikelihoodRatio",
+    "MetricsCSV",
     "OffPolicyCritic",
     "Policy",
     "PolicyAndValue",
@@ -82,7 +85,10 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-LIGHT = {"errors": ("EnvironmentFault", "UsageError"), "policies": ("Policy", "export_policy", "load_policy")}
+LIGHT = {
+    "errors": ("Divergence", "EnvironmentFault", "UsageError"),
+    "policies": ("Policy", "export_policy", "load_policy"),
+}
 HOMES = {
     "algorithms.a2c": ("A2C",),
     "algorithms.actor_critic": ("ActorCritic",),
@@ -105,7 +111,7 @@ HOMES = {
     "algorithms.soft_q": ("SoftQ",),
     "algorithms.td3": ("TD3",),
     "algorithms.trpo": ("TRPO",),
-    "callbacks": ("EnvironmentInteraction", "EnvStepsProgressBar", "PolyakAveraging"),
+    "callbacks": ("EnvironmentInteraction", "EnvStepsProgressBar", "Freeze", "MetricsCSV", "PolyakAveraging"),
     "data": ("ReplayBuffer", "ReplayDataModule", "RolloutDataModule", "RolloutReplayDataModule"),
     "environments.make": ("make_env", "make_vec_env"),
     "exploration": ("ActionNoise", "EpsilonGreedy"),

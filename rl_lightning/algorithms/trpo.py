@@ -9,6 +9,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
+from rl_lightning.algorithms.learned import trainable
 from rl_lightning.algorithms.off_policy_critic import CriticCallable
 from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
@@ -67,6 +68,7 @@ class TRPO(Algorithm):
     acts_in = "any"
     acts_by = "networks"
     takes_critic = True
+    steps_without_optimizer = True
 
     def __init__(
         self,
@@ -116,7 +118,12 @@ class TRPO(Algorithm):
         )
         self.gradient_variance = gradient_variance
         self.policy_gradient = PolicyGradient(self, estimator, critic)
+        self.learned("policy", self.networks.policy, None)  # moved by `step_policy`
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
+
+    def learns(self, name: str) -> bool:
+        """Also the policy, by steps of its own."""
+        return name == "policy" or super().learns(name)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
@@ -128,7 +135,8 @@ class TRPO(Algorithm):
             self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
             replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
             samples = self.with_advantages(rollout, replayed)
-            self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
+            if not self.is_frozen("policy"):
+                self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
             for minibatch in shuffled(samples, self.n_critic_updates, self.batch_size):
                 found = self.compute_gradients(minibatch)
                 self.step("value", found)
@@ -158,7 +166,7 @@ class TRPO(Algorithm):
     def step_policy(self, samples: Samples) -> Metrics:
         """Maximize the surrogate (Eq. 14) within the trust region: natural gradient, then line search (appendix C)."""
         policy = self.networks.policy
-        parameters = list(policy.parameters())
+        parameters = trainable(policy)
         old_pi = self.networks.distribution(samples.obs).detach()
         old_log_prob = self.policy_gradient.log_prob(old_pi, samples.action)  # [B], or [B, A]
 

@@ -3,7 +3,7 @@
 What Lightning's trainer reads and writes them by is in `rl_lightning.checkpoints.io`: `load_policy` reads without it.
 """
 
-from rl_lightning.checkpoints.file import fault_of, intact_beside, read, write
+from rl_lightning.checkpoints.file import fault_of, intact_beside, link, read, write
 from rl_lightning.checkpoints.restoring import (
     KEY,
     SCHEMA,
@@ -11,6 +11,7 @@ from rl_lightning.checkpoints.restoring import (
     check_resumable,
     check_schema,
     check_signature,
+    checkpoint_of_run,
     continue_optimizers,
     load_checkpoint,
     local_file,
@@ -25,9 +26,11 @@ __all__ = [
     "check_resumable",
     "check_schema",
     "check_signature",
+    "checkpoint_of_run",
     "continue_optimizers",
     "fault_of",
     "intact_beside",
+    "link",
     "load_checkpoint",
     "local_file",
     "moved_on",

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import struct
 import zipfile
 import zlib
@@ -52,11 +53,27 @@ def write(state: State, path: str | Path) -> None:
             torch.save(state, sealed)  # type: ignore[arg-type]
             sealed.close()
     except OSError as error:
-        fix = FIXES.get(error.errno or 0, "give a folder that can be written to")
-        raise UsageError(
-            f"checkpoint {str(path)!r} cannot be saved ({one_line(error.strerror or error)}): {fix}; "
-            "what was saved before is still there"
-        ) from error
+        raise _refusal(path, error) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, at once, or where the file system has no links a copy of it.
+
+    Raises:
+        UsageError: what the disk or the folder refuses; the file that was there is as it was.
+    """
+    temporary = _beside(target)
+    try:
+        try:
+            os.link(source, temporary)
+            os.replace(temporary, target)
+        except OSError:
+            with source.open("rb") as whole, _replacing(target) as file:
+                shutil.copyfileobj(whole, file, CHUNK)
+    except OSError as error:
+        raise _refusal(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # os.replace leaves it where both are one file already
 
 
 def read(path: str | Path) -> State:
@@ -118,6 +135,19 @@ def intact_beside(path: Path) -> Iterator[Path]:
         yield from (other for other in newest_first if fault_of(other) is None)
 
 
+def _refusal(path: Path, error: OSError) -> UsageError:
+    fix = FIXES.get(error.errno or 0, "give a folder that can be written to")
+    return UsageError(
+        f"checkpoint {str(path)!r} cannot be saved ({one_line(error.strerror or error)}): {fix}; "
+        "what was saved before is still there"
+    )
+
+
+def _beside(path: Path) -> Path:
+    """A name for a file that is to take its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
 def _fault_of(file: BinaryIO, size: int) -> str | None:
     if size == 0:
         return "is empty"
@@ -151,7 +181,7 @@ def _fault_of(file: BinaryIO, size: int) -> str | None:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file in the folder of `path` that takes its place at the end, and is gone where an error ends it."""
     _remove_abandoned(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = _beside(path)
     try:
         with temporary.open("xb", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, nobody holds the file for abandoned

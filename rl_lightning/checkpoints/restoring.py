@@ -1,6 +1,7 @@
 """What a checkpoint says of itself, and how a run goes on from it."""
 
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from http.client import HTTPException
 from pathlib import Path
@@ -80,18 +81,47 @@ def local_file(path: str | Path) -> Path:
     return folder / "downloaded.ckpt"
 
 
-def check_signature(found: dict[str, str], expected: dict[str, str], path: str) -> None:
-    """Refuse a checkpoint whose `signature` is another.
+def checkpoint_of_run(path: str | Path, key: str, names: Sequence[str] = ("best", "last")) -> str | Path:
+    """A path as it is; of a run folder the first of its checkpoints, by these names, that it has.
+
+    Args:
+        path: of a run folder, or a file or URL.
+        key: the setting as the user spells it.
+        names: of checkpoints.
 
     Raises:
-        UsageError: naming what differs.
+        UsageError: a folder without such a checkpoint.
     """
-    for what, value in expected.items():
-        if found.get(what) != value:
-            raise UsageError(
-                f"checkpoint {path!r} is of {what.replace('_', ' ')} {found.get(what)}, this run has {value}: "
-                "give a checkpoint of the same, or change env_id or model"
-            )
+    if not Path(path).is_dir():
+        return path
+    found = [file for name in names if (file := Path(path) / "checkpoints" / f"{name}.ckpt").is_file()]
+    advice = f"the folder has no {' or '.join(f'checkpoints/{name}.ckpt' for name in names)}; give a run's, or a file"
+    require(bool(found), key, str(path), advice)
+    return found[0]
+
+
+def check_signature(found: dict[str, str], expected: dict[str, str], path: str, advice: str = "") -> None:
+    """Refuse a checkpoint whose `signature` is another.
+
+    Args:
+        found: the checkpoint's.
+        expected: this run's.
+        path: of the checkpoint.
+        advice: what else could be given.
+
+    Raises:
+        UsageError: naming all that differs.
+    """
+    differences = [
+        f"of {what.replace('_', ' ')} {found.get(what)}, this run has {value}"
+        for what, value in expected.items()
+        if found.get(what) != value
+    ]
+    if differences:
+        raise UsageError(
+            f"checkpoint {path!r} is {'; '.join(differences)}: give a checkpoint of the same, or change env_id or "
+            f"model{advice}"
+        )
 
 
 def check_resumable(checkpoint: State, path: str) -> None:

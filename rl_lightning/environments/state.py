@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, iterate
 
 from rl_lightning.environments.make import Vectorization, make_vec_env, vectorized_by_gymnasium
-from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
+from rl_lightning.environments.snapshots.adapters import adapter_of, process_generators, set_process_generators
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import left_alone, take
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
@@ -39,7 +39,7 @@ def capture(envs: Envs) -> list[State]:
         EnvironmentFault: an environment raised.
     """
     if not isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
-        return [with_tensors({"classes": type(envs).__name__, "environment": take(envs)})]
+        return [with_tensors({"classes": name_of(envs), "environment": take(envs)})]
     taken = envs.call("capture", isinstance(envs, AsyncVectorEnv))
     states = zip(taken, last_observations(envs), strict=True)
     return [with_tensors(state | {"obs": take(obs)}) for state, obs in states]
@@ -68,11 +68,14 @@ def restore(envs: Envs, states: list[State]) -> None:
         envs.call("restore", states)
         show_observations(envs, [put(state["obs"]) for state in states])
         return
-    if states[0]["classes"] != (mine := type(envs).__name__):
-        raise UsageError(
-            f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same ones"
-        )
+    if states[0]["classes"] != (mine := name_of(envs)):
+        raise UsageError(f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same")
     put(states[0]["environment"], envs)
+
+
+def name_of(envs: Envs) -> str:
+    """The class of a vectorized environment, and how many it steps."""
+    return f"{type(envs).__name__} of {envs.num_envs}"
 
 
 def last_observations(envs: SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]) -> list[Any]:
@@ -101,7 +104,7 @@ def with_arrays(state: State) -> State:
     try:
         parts = {name: part for name, part in state.items() if isinstance(part, dict)}
         made = state | {name: part | {"data": part["data"].numpy()} for name, part in parts.items()}
-        made["environment"], made["classes"]
+        made["environment"], made["classes"]  # or it is none
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"what was saved is no state of an environment: {one_line(repr(error))}") from error
     return made
@@ -155,31 +158,37 @@ def generators_kept() -> Iterator[None]:
 
 def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
     """Play in the first, let the second go on from the middle, and say where they part."""
-    left: list[str] = []
     try:
         played.reset(seed=list(range(played.num_envs)))  # type: ignore[arg-type]
         played.action_space.seed(0)
         play(played, [played.action_space.sample() for _ in range(STEPS_BEFORE)])
-        left = left_alone(played.envs[0] if isinstance(played, SyncVectorEnv) else played)
         file = BytesIO()
         torch.save(capture(played), file)
+        left = left_alone(played.envs[0] if isinstance(played, SyncVectorEnv) else played)
         generators = process_generators()
         actions = [played.action_space.sample() for _ in range(STEPS_AFTER)]
         expected = play(played, actions)
-        file.seek(0)
+    except (UsageError, EnvironmentFault) as error:
+        return f"{env_id}: {one_line(error)}"
+    file.seek(0)
+    try:
         restore(fresh, torch.load(file, weights_only=True))
-        set_process_generators(generators)
+        set_process_generators(generators)  # a run restores its own too
         different = first_difference(expected, play(fresh, actions))
     except (UsageError, EnvironmentFault) as error:
         different = one_line(error)
-    if different is None:
-        return None
-    own = hasattr(type(played.envs[0].unwrapped), "state_dict") if isinstance(played, SyncVectorEnv) else False
-    if own:
-        return f"{env_id}: {different}, although its state_dict() and load_state_dict(state) were used"
+    return different and f"{env_id}: {because(played, left, different)}"
+
+
+def because(played: Envs, left: list[str], different: str) -> str:
+    """What is most likely behind a difference, and what to do."""
+    if isinstance(played, SyncVectorEnv) and adapter_of(type(played.envs[0].unwrapped)) is not None:
+        return f"{different}, although its state_dict() and load_state_dict(state) were used: they leave something out"
+    if len(left) == 1:
+        return f"its attribute {left[0]} holds no plain data; {METHODS}"
     if left:
-        return f"{env_id}: its attribute {left[0]} holds no plain data; {METHODS}"
-    return f"{env_id}: {different}, although all its attributes were restored; {METHODS}"
+        return f"its attributes {', '.join(left[:3])} hold no plain data; {METHODS}"
+    return f"{different}, although all its attributes were restored; {METHODS}"
 
 
 def play(envs: Envs, actions: list[Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_lightning.data.replay.sum_tree import SumTree
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import Divergence
 from rl_lightning.types import State
 
 EPSILON = 1e-6  # added to |TD error|, or what is fitted once would never be seen again
@@ -50,11 +50,11 @@ class Priorities:
         """Give transitions the priorities of their TD errors; both [B]. Of equal places the last counts.
 
         Raises:
-            UsageError: TD errors that are not finite.
+            Divergence: TD errors that are not finite.
         """
         priority = np.abs(td_error) + EPSILON
         if not np.isfinite(priority).all():
-            raise UsageError(
+            raise Divergence(
                 "a TD error is not finite, and cannot be a priority: the network diverged; lower the learning rates "
                 "or scale the reward"
             )

@@ -13,10 +13,12 @@ from rl_lightning.environments.snapshots.kinds import (
     MISSING,
     SCALARS,
     attributes_of,
+    builtin_base,
     class_name,
     is_harmless,
     is_member,
     kind_of,
+    offset_in,
     pack,
     parts_of,
 )
@@ -101,7 +103,7 @@ class Taker:
         attributes = attributes_of(thing)
         if type(attributes.get("this")).__name__ == "SwigPyObject":  # all of it is in there
             self.left.append((path, thing))
-            return {"attributes": dict.fromkeys(attributes, ["left alone"])}
+            return {"attributes": {name: ["left alone"] for name in attributes}}
         if isinstance(thing, gym.Space):  # its bounds stay, and those of images are large
             attributes = {
                 name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()
@@ -119,14 +121,15 @@ class Taker:
         return self._contents(thing, path) | {"maxlen": thing.maxlen}
 
     def _dict(self, thing: dict[Any, Any], path: str) -> dict[str, Any]:
-        pairs = [[self.value(key, path), self.value(value, path)] for key, value in dict.items(thing)]
+        items = builtin_base(type(thing)).items(thing)
+        pairs = [[self.value(key, path), self.value(value, path)] for key, value in items]
         return {"items": pairs} | ({} if type(thing) in BUILTIN.values() else self._object(thing, path))
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> dict[str, Any]:
         base = array.base
         if type(base) is np.ndarray and not base.dtype.hasobject and base.flags.c_contiguous:
-            offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-            view = {"base": self._number(base, "array", path), "offset": offset, "strides": list(array.strides)}
+            number = self._number(base, "array", path)
+            view = {"base": number, "offset": offset_in(base, array), "strides": list(array.strides)}
             return {"dtype": np.lib.format.dtype_to_descr(array.dtype), "shape": list(array.shape), "view": view}
         if array.dtype == object:
             items = [self.value(item, path) for item in array.flat]
@@ -173,11 +176,11 @@ def take(thing: Any) -> dict[str, Any]:
     return taken | {"data": np.frombuffer(bytes(taker.data), np.uint8)}
 
 
-def left_alone(env: gym.Env[Any, Any]) -> list[str]:
+def left_alone(env: Any) -> list[str]:
     """What of an environment is neither data nor sure to stay as it is: ``\\`world\\` (Box2D.b2World)``, ...
 
     Args:
-        env: with its wrappers.
+        env: with its wrappers, or a vectorized one.
     """
     taker = Taker()
     taker.take(env)
@@ -187,7 +190,7 @@ def left_alone(env: gym.Env[Any, Any]) -> list[str]:
         while names[0] == "env" and len(names) > 1:
             names.pop(0)
         found.append(f"`{'.'.join(names)}` ({type_name(thing)})")
-    return found
+    return [*dict.fromkeys(found)]
 
 
 def type_name(thing: Any) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from rl_lightning import ReplayBuffer, UsageError
+from rl_lightning import Divergence, ReplayBuffer
 from rl_lightning.data.replay.priorities import Priorities
 
 OBS, ACTION = Box(-np.inf, np.inf, (1,), np.float32), Discrete(2)
@@ -135,7 +135,7 @@ def test_a_uniform_buffer_has_no_priorities():
 def test_td_errors_that_are_not_finite_are_refused_in_one_line(bad):
     buffer = make(4)
     fill(buffer, range(4))
-    with pytest.raises(UsageError, match="a TD error is not finite") as caught:
+    with pytest.raises(Divergence, match="a TD error is not finite") as caught:
         buffer.update_priorities(torch.tensor([0, 1]), torch.tensor([1.0, bad]))
     assert "\n" not in str(caught.value)
     assert powers(buffer) == [1.0] * 4
