@@ -66,6 +66,7 @@ class TRPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
     steps_without_optimizer = True
 

@@ -7,7 +7,6 @@ So `torch.load` and every zip program read it too.
 import errno
 import fcntl
 import os
-import pickle
 import secrets
 import shutil
 import struct
@@ -95,13 +94,23 @@ def read(path: str | Path) -> State:
         others = (f"; the newest intact one beside it is {str(other)!r}" for other in intact_beside(path))
         raise UsageError(f"checkpoint {str(path)!r} {fault}{next(others, '; give an intact file')}")
     try:
+        _check_inflation(path)
         state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except Exception as error:  # of bytes that somebody made up; there are many kinds
         raise UsageError(
             f"checkpoint {str(path)!r} cannot be read: it holds more than tensors and primitives, or something else "
             "than a checkpoint; give a file that rl_lightning saved"
         ) from error
     return state
+
+
+def _check_inflation(path: Path) -> None:
+    """Refuse an archive whose parts take more memory than their file has bytes; `torch.save` compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError("compressed")
 
 
 def fault_of(path: Path) -> str | None:
@@ -149,7 +158,8 @@ def _fault_of(file: BinaryIO, size: int) -> str | None:
         file.seek(0)
         with suppress(Exception):  # of damaged bytes; there are many kinds
             archive = zipfile.ZipFile(file)
-            if archive.namelist() and archive.testzip() is None:
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            if archive.namelist() and (not stored or archive.testzip() is None):  # `read` refuses the rest
                 return None
         return "is damaged: its parts are not what was saved"
     mark, length, checksum = SEAL.unpack(tail[-SEAL.size :].rjust(SEAL.size))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -188,6 +187,8 @@ def continue_optimizers(checkpoint: State, described: dict[str, State], own: dic
         before, now = described.get(name), one.describe()
         for part in ("optimizer", "scheduler"):
             if before and before[part] and now[part] and before[part] != now[part]:
+                from lightning.pytorch.utilities import rank_zero_warn  # here: `load_policy` does without Lightning
+
                 rank_zero_warn(
                     f"{name}_{part} was {before[part]} in the checkpoint, is {now[part]} now: it begins anew"
                 )

@@ -20,12 +20,13 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.base import Algorithm
+from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
 from rl_lightning.checkpoints import check_resumable, local_file
 from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.cli.export import EXPORT, export
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.cli.report import report
@@ -98,13 +99,14 @@ class RLCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Add `resume` to the subcommands."""
+        """Add `resume` and `export` to the subcommands; `main` runs the latter, which needs no trainer."""
         super().setup_parser(*args, **kwargs)
         usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
         parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
         parser.add_argument("RUN", type=str, help="The folder of a run, as `fit` prints it.")
         assert self.parser._subcommands_action is not None
         self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
+        self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -334,8 +336,12 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
+    given = sys.argv[1:] if args is None else args
     try:
-        RLCLI(args)
+        if given[:1] == ["export"]:
+            export(given[1:])
+        else:
+            RLCLI(args)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -39,6 +39,7 @@ class EnvironmentDataModule(LightningDataModule):
     Attributes:
         observation_space: of one environment.
         action_space: of one environment as `make_env` makes it.
+        own_action_space: of the environment itself, before its actions are rescaled for learners.
         frame_stack: frames that an observation is stacked from.
         clock: environment steps of the run.
 
@@ -79,6 +80,7 @@ class EnvironmentDataModule(LightningDataModule):
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
         probe = make_env(env_id, self.env_kwargs)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        self.own_action_space = probe.own_action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
         self.clock = Clock(total_env_steps)
