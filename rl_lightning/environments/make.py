@@ -23,7 +23,8 @@ from gymnasium.wrappers import (
 from numpy.typing import NDArray
 
 from rl_lightning.environments.cartpole import CartPoleVector
-from rl_lightning.errors import EnvironmentFault, UsageError, one_line
+from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
+from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
 from rl_lightning.spaces import is_bounded
 
 Vectorization = Literal["auto", "sync", "async"]
@@ -32,7 +33,9 @@ EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, 
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Refuse what would poison learning in silence: wrong shapes, NaN and infinities, exceptions without a place.
+    """Refuse what would poison learning in silence, or end a run far from its cause: see `obs_check`.
+
+    What an environment raises is told with its place. `info` is passed on as it is.
 
     Args:
         env: the environment to watch.
@@ -46,42 +49,65 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.index = index
         self.steps = 0
+        self._check = obs_check(env.observation_space)  # of the first: one that changes later is a fault
         self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
 
     def reset(  # noqa: D102 (Gymnasium's)
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         try:
-            obs, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+            returned = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
             raise self._fault(f"raised {type(error).__name__} in reset: {error}") from error
-        self._check_obs(obs)
+        obs, info = self._unpacked(returned, ("obs", "info"), "reset")
+        if (fault := self._check(obs)) is not None:
+            raise self._fault(f"returned {fault}")
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: D102 (Gymnasium's)
         self.steps += 1
         try:
-            obs, given, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
+            returned = self.env.step(action)
+        except (Exception, SystemExit) as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
-        self._check_obs(obs)
-        if isinstance(given, np.ndarray) and given.ndim:
-            raise self._fault(f"returned a reward of shape {given.shape}; a scalar is needed")
-        reward = math.nan if given is None else float(given)
+        obs, reward, terminated, truncated, info = self._unpacked(
+            returned, ("obs", "reward", "terminated", "truncated", "info"), "step"
+        )
+        if (fault := self._check(obs)) is not None:
+            raise self._fault(f"returned {fault}")
+        if type(reward) is not float:
+            reward = self._reward(reward)
         if not math.isfinite(reward):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
+        if type(terminated) is not bool:
+            terminated = self._flag("terminated", terminated)
+        if type(truncated) is not bool:
+            truncated = self._flag("truncated", truncated)
         return obs, reward, terminated, truncated, info
 
-    def _check_obs(self, obs: Any, space: gym.Space[Any] | None = None) -> None:
-        space = space or self.observation_space
-        if isinstance(space, gym.spaces.Dict):
-            for key, part in space.spaces.items():
-                self._check_obs(obs[key], part)
-            return
-        if np.shape(obs) != space.shape:
-            raise self._fault(f"returned an observation of shape {np.shape(obs)}; its space says {space.shape}")
-        if not np.isfinite(obs).all():
-            raise self._fault(f"returned an observation with NaN or infinity: {np.asarray(obs).tolist()}")
+    def close(self) -> None:
+        """Close the environment; what it raises then spoils nothing any more, and is a warning."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            warnings.warn(f"{self.place} raised {type(error).__name__} in close: {one_line(error)}", stacklevel=2)
+
+    def _unpacked(self, returned: Any, names: tuple[str, ...], method: str) -> tuple[Any, ...]:
+        if type(returned) is tuple and len(returned) == len(names):
+            return returned
+        given = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
+        raise self._fault(f"returned {given} from {method}; the {len(names)} values {', '.join(names)} are needed")
+
+    def _reward(self, given: Any) -> float:
+        if (reward := number_of(given)) is not None:
+            return reward
+        what = f"of shape {given.shape}" if isinstance(given, np.ndarray) and given.ndim else shown(given)
+        raise self._fault(f"returned a reward {what}; a single number is needed")
+
+    def _flag(self, name: str, given: Any) -> bool:
+        if (flag := flag_of(given)) is not None:
+            return flag
+        raise self._fault(f"returned {name}={shown(given)}; a bool is needed")
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(f"{self.place} at its step {self.steps} {what}".replace("\n", " "))
@@ -99,7 +125,8 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
 
     Raises:
         UsageError: an id that is not registered (with the nearest ones), a package that is not installed (with the
-            command that installs it), or arguments that the environment refuses.
+            command that installs it), arguments that the environment refuses, anything else that its constructor or
+            module raises, or spaces that are none.
     """
     if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
         _tell_mujocos_warnings_once()
@@ -115,6 +142,13 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
     except (TypeError, AssertionError, ValueError) as error:
         raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"env_id={env_id!r} cannot be made: it raised {what}; mend it, or its env_kwargs") from error
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        allowed = "it must be a gymnasium.Space from the constructor on; set it there"
+        require(isinstance(space, gym.Space), f"{name} of {env_id}", space, allowed)
     return CheckedEnv(_with_learners_actions(env), index)
 
 
