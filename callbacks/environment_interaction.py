@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from torchmetrics import MeanMetric
+from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
 from rl_lightning.data import EnvironmentDataModule
 from rl_lightning.environments.collector import Collector
@@ -28,6 +28,7 @@ class EnvironmentInteraction(Callback):
 
     def __init__(self) -> None:
         self._returns, self._lengths = MeanMetric(), MeanMetric()
+        self._longest, self._restarts = MaxMetric(), SumMetric()
         self._data: EnvironmentDataModule | None = None  # while it gathers
         self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
 
@@ -36,6 +37,8 @@ class EnvironmentInteraction(Callback):
         self._data = data = environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
+        self._longest.to(pl_module.device)
+        self._restarts.to(pl_module.device)
         # a resumed run, and each process, sees new episodes
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
@@ -77,6 +80,10 @@ class EnvironmentInteraction(Callback):
         finished = self._collector.finished
         returns, lengths = zip(*finished, strict=True) if finished else ((), ())
         finished.clear()
+        longest = float(max(self._collector.longest, *lengths, 0))
+        row["train/longest_episode"] = self._over_processes(self._longest, longest)
+        if (restarts := environment_data(trainer).restarts).allowed:
+            row["train/env_restarts"] = self._over_processes(self._restarts, float(restarts.done))
         for name, mean, values in (
             ("train/return", self._returns, returns),
             ("train/episode_length", self._lengths, lengths),
@@ -91,6 +98,13 @@ class EnvironmentInteraction(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
             logger.save()
+
+    @staticmethod
+    def _over_processes(metric: Metric, value: float) -> float:
+        metric.update(value)
+        total: float = metric.compute().item()
+        metric.reset()
+        return total
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""

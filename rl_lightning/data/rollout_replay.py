@@ -32,6 +32,10 @@ class RolloutReplayDataModule(RolloutDataModule):
         env_steps_per_batch: environment steps of a training batch; by default one rollout.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
+        env_timeout: seconds that a reset or a step may take, as of `RolloutDataModule`.
+        max_env_restarts: environments that may be replaced after a fault, as of `RolloutDataModule`.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, as of `RolloutDataModule`.
+        eval_num_envs: evaluation episodes played at once, as of `RolloutDataModule`.
         replay_ratio: minibatches for each environment step of a rollout.
         replay_batch_size: transitions in a minibatch of replay.
         buffer_size: transitions kept, the newest.
@@ -57,6 +61,10 @@ class RolloutReplayDataModule(RolloutDataModule):
         replay_batch_size: int = 64,
         buffer_size: int = 1_000_000,
         save_buffer: bool = True,
+        env_timeout: float | None = None,
+        max_env_restarts: int = 0,
+        eval_max_episode_steps: int | None = None,
+        eval_num_envs: int | None = None,
     ) -> None:
         require(rollout_steps is not None, "rollout_steps", rollout_steps, "give 1 or more, for rollouts of one size")
         super().__init__(
@@ -70,6 +78,10 @@ class RolloutReplayDataModule(RolloutDataModule):
             env_steps_per_batch,
             eval_episodes,
             test_episodes,
+            env_timeout,
+            max_env_restarts,
+            eval_max_episode_steps,
+            eval_num_envs,
         )
         env_steps = rollout_steps * num_envs
         advice = f"give a number for which replay_ratio x {env_steps} environment steps of a rollout is 1 or more"

@@ -54,8 +54,8 @@ def shown(value: Any) -> str:
 
 
 def _real_fault(shape: tuple[int, ...], dtype: np.dtype[Any], obs: Any) -> str | None:
-    is_exact = type(obs) is np.ndarray and obs.dtype == dtype and obs.shape == shape
-    if not is_exact and (fault := _form_fault(shape, dtype, obs)) is not None:
+    is_fit = type(obs) is np.ndarray and obs.dtype.kind == "f" and obs.shape == shape
+    if not is_fit and (fault := _form_fault(shape, dtype, obs)) is not None:
         return fault
     if np.isfinite(obs).all():
         return None

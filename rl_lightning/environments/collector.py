@@ -46,7 +46,7 @@ class Collector:
 
     Attributes:
         finished: return (of raw rewards) and length of the episodes that have ended since it was last emptied, except
-            those with random actions in them.
+            those with random actions in them, and those that were lost with their environment.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Collector:
             raise
         self._return, self._length = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
         self._has_random_steps = np.zeros(envs.num_envs, dtype=bool)
+        self._latest: Step | None = None
 
     def collect(self, num_steps: int | None) -> list[Step]:
         """Steps of every environment with the actor's policy.
@@ -86,7 +87,10 @@ class Collector:
         with self._acting():
             while len(steps) != num_steps:
                 action = self.actor.act(to_device(to_tensor(self._episodes.obs, space), device))
-                steps.append(self._step(to_numpy(action)))
+                step = self._step(to_numpy(action))
+                if num_steps is None and step.dropped is not None:
+                    steps.clear()  # of an episode that will never be whole
+                steps.append(step)
                 if num_steps is None and steps[-1].done[0]:
                     break
         return steps
@@ -94,20 +98,28 @@ class Collector:
     def collect_randomly(self, env_steps: int) -> Iterator[Step]:
         """At least so many environment steps, of all processes together, with random actions."""
         for _ in range(-(-env_steps // self._env_steps_per_row)):
-            self._has_random_steps[:] = True
-            yield self._step(self._envs.action_space.sample())
+            yield self._step(self._envs.action_space.sample(), is_random=True)
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode under way."""
+        return int(self._length.max())
 
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
 
-    def _step(self, action: NDArray[Any]) -> Step:
+    def _step(self, action: NDArray[Any], is_random: bool = False) -> Step:
         if not np.isfinite(action).all():
             raise EnvironmentFault(
                 f"the policy's action {action.tolist()} at environment step {self.clock.env_steps} is not finite: "
                 "its network diverged; lower the learning rates or scale the reward"
             )
         step = self._episodes.step(action)
+        if step.dropped is not None:
+            self._drop(step.dropped)
+        self._latest = step
+        self._has_random_steps |= is_random
         self.clock.env_steps += self._env_steps_per_row
         self._return += step.reward
         self._length += 1
@@ -118,3 +130,11 @@ class Collector:
             self._return[done], self._length[done] = 0.0, 0
             self.actor.episodes_end(done)
         return step
+
+    def _drop(self, dropped: NDArray[np.bool_]) -> None:
+        """Forget episodes under way whose environments broke: their latest steps, if still at hand, are the last."""
+        if self._latest is not None:
+            self._latest.truncated[dropped & ~self._latest.done] = True
+        self._return[dropped], self._length[dropped] = 0.0, 0
+        self._has_random_steps[dropped] = False
+        self.actor.episodes_end(dropped)

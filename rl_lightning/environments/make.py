@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import (
     FrameStackObservation,
     OrderEnforcing,
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
+from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
 from rl_lightning.spaces import is_bounded
 
@@ -198,11 +199,14 @@ def make_vec_env(
     num_envs: int,
     vectorization: Vectorization = "sync",
     env_kwargs: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    restarts: Restarts | None = None,
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` checked environments that step together, without autoreset.
 
     A step returns the true last observation of an episode, and its caller resets just the finished environments
     with ``reset(options={"reset_mask": done})``. So no row is ever a reset in disguise, and nothing is aliased.
+    Each `info` is dropped.
 
     Args:
         env_id: a registered Gymnasium id.
@@ -210,13 +214,24 @@ def make_vec_env(
         vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
             Gymnasium's own vectorized environment where that exists and is faster, else ``sync``.
         env_kwargs: arguments of the environment itself.
+        timeout: seconds that a reset or step of ``async`` may take; None waits for ever.
+        restarts: of environments that broke; by default none.
+
+    Raises:
+        UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process.
+        EnvironmentFault: from `reset` and `step` of what is made.
     """
     if vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM:
         return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
-    env_fns = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
-    if vectorization == "async":
-        return AsyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
-    return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
+    makes = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
+    places = [f"environment {index} ({env_id.rpartition(':')[2]})" for index in range(num_envs)]
+    restarts = restarts or Restarts()
+    if vectorization != "async":
+        return vector_here(makes, places, restarts)
+    probe = makes[0]()
+    spaces = probe.observation_space, probe.action_space
+    probe.close()
+    return vector_apart(makes, places, spaces, timeout, restarts)
 
 
 KEEP_OBSERVATIONS = (

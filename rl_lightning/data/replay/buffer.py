@@ -113,6 +113,7 @@ class ReplayBuffer:
         next_obs: Any,
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
+        dropped: NDArray[np.bool_] | None = None,
     ) -> None:
         """Copy one time step of every environment in, over the oldest once full.
 
@@ -123,7 +124,10 @@ class ReplayBuffer:
             next_obs: as `obs`; at an episode's end its last observation.
             terminated: [num_envs]; true termination.
             truncated: [num_envs]; cut off, by a time limit for example.
+            dropped: [num_envs]; where an episode was lost since the time step before, and this one begins another.
         """
+        if dropped is not None:
+            self.end_episodes(dropped)
         row, staged = self.next_row, self._staged_views
         if self._frames:
             self._frames.add(row, obs, next_obs, self._ended)
@@ -141,12 +145,17 @@ class ReplayBuffer:
             self._priorities.fill(np.arange(first, first + self.num_envs))
         self._drop_incomplete()
 
-    def end_episodes(self) -> None:
-        """Let the next time step begin new episodes, as it does after a reset that no step tells of."""
+    def end_episodes(self, which: NDArray[np.bool_] | None = None) -> None:
+        """Let the next time step begin new episodes, as it does after a reset that no step tells of.
+
+        Args:
+            which: of the environments, [num_envs]; None for all.
+        """
+        which = np.ones(self.num_envs, dtype=bool) if which is None else which
         if self.filled_rows:
             newest = (self.steps - 1) % self.rows
-            self.storage.truncated[newest] |= ~self.storage.terminated[newest]
-        self._ended[:] = True
+            self.storage.truncated[newest] |= torch.from_numpy(which).to(self.device) & ~self.storage.terminated[newest]
+        self._ended |= which
 
     def sample(self, updates: int, batch_size: int, gamma: float, beta: float = 1.0) -> tuple[Transition, Tensor]:
         """Draw transitions with replacement.

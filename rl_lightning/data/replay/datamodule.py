@@ -40,6 +40,15 @@ class ReplayDataModule(EnvironmentDataModule):
         buffer_size: transitions kept, the newest.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
+        env_timeout: seconds that an environment may take for a reset or a step, of training and evaluation, before it
+            counts as hanging; None waits for ever. It needs ``vectorization: async``, since nothing can stop an
+            environment in the run's own process; evaluation then has processes of its own too.
+        max_env_restarts: how often, in each process, an environment that died, hung or broke its contract is replaced
+            by a new one: its unfinished episode ends as truncated with the last step that was stored, and counts in
+            no return.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
+            off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
+        eval_num_envs: evaluation episodes played at once; None plays up to 10.
         save_buffer: keep the buffer's contents in checkpoints (the first process's, where there are several); without
             them a resumed run has to fill it anew.
         n_step: time steps that a transition spans: their discounted rewards are summed, and the value bootstrapped
@@ -88,6 +97,10 @@ class ReplayDataModule(EnvironmentDataModule):
         buffer_file: str | None = None,
         buffer_from: str | None = None,
         env_steps_per_batch: int | None = None,
+        env_timeout: float | None = None,
+        max_env_restarts: int = 0,
+        eval_max_episode_steps: int | None = None,
+        eval_num_envs: int | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
@@ -106,6 +119,10 @@ class ReplayDataModule(EnvironmentDataModule):
             eval_episodes,
             test_episodes,
             env_steps_per_batch,
+            env_timeout,
+            max_env_restarts,
+            eval_max_episode_steps,
+            eval_num_envs,
         )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
@@ -188,7 +205,7 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
-        self.buffer.add(step.obs, step.action, reward, step.next_obs, step.terminated, step.truncated)
+        self.buffer.add(*step._replace(reward=reward))
 
     def draw(self, gamma: float) -> tuple[Transition, Tensor]:
         """The minibatches of one iteration: gather `train_freq` steps of every environment, then sample.
