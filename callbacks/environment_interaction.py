@@ -7,11 +7,17 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
+from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
 from rl_lightning.data import EnvironmentDataModule
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.environments.collector import Collector
 from rl_lightning.errors import UsageError
+from rl_lightning.types import State
+
+KEY = "environment_interaction"  # in a checkpoint
 
 
 class EnvironmentInteraction(Callback):
@@ -20,6 +26,8 @@ class EnvironmentInteraction(Callback):
     A batch gathers its steps with the learner's policy just before it is learned from; replay begins with random ones
     (`learning_starts`). Every `log_every_n_steps` batches one row is logged: mean return and length of the episodes
     that finished since the last row and had no random steps, the metrics of the last gradient step, and the speed.
+    A checkpoint gets what a run that goes on from it needs to be the same run: random numbers, and the episodes under
+    way where the environments can be restored. One line at the start says whether they can.
 
     Raises:
         UsageError: where the trainer's datamodule is none of ours.
@@ -30,30 +38,62 @@ class EnvironmentInteraction(Callback):
         self._returns, self._lengths = MeanMetric(), MeanMetric()
         self._longest, self._restarts = MaxMetric(), SumMetric()
         self._data: EnvironmentDataModule | None = None  # while it gathers
-        self._rng: dict[str, torch.Tensor] | None = None  # restored, until training starts
+        self._saved: State = {}  # in the checkpoint that the run goes on from, until training starts
+        self._why_not_exact: str | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the environments; replay takes the random steps that learning starts from."""
+        """Open the environments, where a checkpoint left them; replay takes the random steps that come first."""
         self._data = data = environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
         self._longest.to(pl_module.device)
         self._restarts.to(pl_module.device)
-        # a resumed run, and each process, sees new episodes
+        saved, self._saved = self._saved, {}
+        self._say_what_resumes(trainer, data, saved)
+        # a run whose episodes do not go on, and each process, sees new ones
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
         self._collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
-        data.attach(self._collector)
-        if self._rng is not None:  # last, since everything above draws numbers
-            _set_rng(self._rng)
-            self._rng = None
-        if trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
+        self._row_seconds, self._row_env_steps, self._batches = 0.0, data.clock.env_steps, 0
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total  # a batch that a checkpoint saw ready comes again
+        batches.ready = batches.started  # type: ignore[attr-defined]
+        own = of_this_process(saved["processes"]) if saved else None
+        if own is None and trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(seeds[0])
             data.seed(seeds[0])
-        self._row_seconds, self._row_env_steps = 0.0, data.clock.env_steps
+        if own is not None:
+            self._collector.load_state_dict(own["collector"])
+            self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
+            pl_module.load_acting_state(own["acting"])  # type: ignore[operator]
+        data.attach(self._collector)
+        if own is not None:  # last, since everything above may draw numbers
+            set_random_numbers(own["random_numbers"])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
+
+    def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule, saved: State) -> None:
+        """Say in one line how exactly a checkpoint of this run will resume, and what has changed since an older one."""
+        if saved and saved["settings"] != (now := _settings(trainer, data)):
+            changed = [
+                f"{key}={now[key]!r} was {saved['settings'][key]!r}"
+                for key in now
+                if now[key] != saved["settings"][key]
+            ]
+            rank_zero_info(f"{', '.join(changed)}: the episodes under way in the checkpoint end, new ones begin")
+            for own in saved["processes"]:
+                own["collector"].pop("episodes", None)
+        if not trainer.checkpoint_callbacks:  # type: ignore[attr-defined]
+            self._why_not_exact = "no checkpoints are kept"
+            return
+        self._why_not_exact = data.why_not_exact
+        if self._why_not_exact is None:
+            rank_zero_info("Checkpoints resume exactly: with the environments as they were")
+        else:
+            rank_zero_info(
+                "Checkpoints resume consistently, not exactly: episodes under way end as truncated "
+                f"({self._why_not_exact})"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock, which runs in batches only: what happens between them is neither collection nor learning."""
@@ -65,8 +105,9 @@ class EnvironmentInteraction(Callback):
         """Stop at `total_env_steps`; log when a row is due."""
         if environment_data(trainer).clock.progress >= 1.0:
             trainer.should_stop = True
+        self._batches += 1
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        row_is_due = every and ((trainer.fit_loop.total_batch_idx + 1) % every == 0 or trainer.should_stop)
+        row_is_due = every and (self._batches % every == 0 or trainer.should_stop)
         # read before the clock: this waits until a GPU has learned
         metrics = {name: metric.mean().item() for name, metric in pl_module.metrics.items()} if row_is_due else {}  # type: ignore[operator, union-attr]
         self._row_seconds += time.monotonic() - self._batch_started
@@ -119,13 +160,28 @@ class EnvironmentInteraction(Callback):
             self._data.detach()
             self._data = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of torch's random number generators."""
-        rng = {"cpu": torch.get_rng_state()}
-        return {"rng": rng | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what acting goes on from, of every process; nothing once the environments are closed."""
+        if self._data is None:
+            return
+        own = {
+            "random_numbers": random_numbers(),
+            "collector": self._collector.state_dict(with_envs=self._why_not_exact is None),
+            "acting": pl_module.acting_state(),  # type: ignore[operator]
+            "row_env_steps": self._row_env_steps,
+            "batches": self._batches,
+        }
+        checkpoint[KEY] = {"settings": _settings(trainer, self._data), "processes": of_all_processes(own)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rng = state_dict["rng"]
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._saved = checkpoint.get(KEY, {})
+        loops = checkpoint["loops"]["fit_loop"]
+        batches = loops["epoch_loop.batch_progress"]["current"]
+        if (
+            batches["ready"] > batches["started"]
+        ):  # saved at the start of a batch: Lightning would count the one before twice
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def environment_data(trainer: Trainer) -> EnvironmentDataModule:
@@ -143,7 +199,11 @@ def environment_data(trainer: Trainer) -> EnvironmentDataModule:
     return data
 
 
-def _set_rng(rng: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(rng["cpu"])
-    if "cuda" in rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(rng["cuda"])
+def _settings(trainer: Trainer, data: EnvironmentDataModule) -> State:
+    """What must be as it was for episodes under way to go on."""
+    return {
+        "env_id": data.env_id,
+        "env_kwargs": repr(data.env_kwargs),
+        "num_envs": data.num_envs,
+        "processes": trainer.world_size,
+    }

@@ -16,10 +16,11 @@ class Clock:
 
     Attributes:
         env_steps: taken so far.
+        interrupted: whether the process was asked to stop: what gathers experience ends at its next step.
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.env_steps = total, 0
+        self.total, self.env_steps, self.interrupted = total, 0, False
 
     @property
     def progress(self) -> float:

@@ -228,20 +228,37 @@ class Algorithm(LightningModule, ABC):
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
-            self.gradient_steps, self.metrics, self.clock.env_steps = 0, {}, 0
+            self.gradient_steps, self.metrics = 0, {}
+            self.clock.env_steps, self.clock.interrupted = 0, False
         self._computes = {}
 
     def on_fit_start(self) -> None:
-        """Policies that learn from what they have done do so in the mode that they act in."""
+        """Policies that learn from what they have done do so in the mode that they act in; episodes begin anew."""
         for module in self.modules():
             if isinstance(module, PolicyAndValue):
                 module.keep_policy_in_eval_mode()
-
-    def on_train_start(self) -> None:
-        """Bring each learned network and its optimizer together; episodes begin anew."""
-        for module in self.modules():
             if isinstance(module, ReturnNormalizer):
                 module.carried = torch.zeros((), device=self.device)
+        if self.noise is not None:
+            self.noise.state = None
+
+    def acting_state(self) -> State:
+        """What one step of acting leaves to the next, and the metrics of the latest gradient step."""
+        carried = {name: m.carried.cpu() for name, m in self.named_modules() if isinstance(m, ReturnNormalizer)}
+        noise = None if self.noise is None or self.noise.state is None else self.noise.state.cpu()
+        return {"noise": noise, "carried": carried, "metrics": {name: m.cpu() for name, m in self.metrics.items()}}
+
+    def load_acting_state(self, state: State) -> None:
+        """Go on from a saved state of acting."""
+        if self.noise is not None and state["noise"] is not None:
+            self.noise.state = state["noise"].to(self.device)
+        for name, module in self.named_modules():
+            if isinstance(module, ReturnNormalizer) and name in state["carried"]:
+                module.carried = state["carried"][name].to(self.device)
+        self.metrics = {name: metric.to(self.device) for name, metric in state["metrics"].items()}
+
+    def on_train_start(self) -> None:
+        """Bring each learned network and its optimizer together."""
         schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
         self._follow_clock = [s for s in schedulers.values() if isinstance(s, EnvStepsLR)]
         for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length

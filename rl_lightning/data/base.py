@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization, frame_stack_of, make_env, make_vec_env
+from rl_lightning.environments.state import why_not_restorable
 from rl_lightning.environments.vector import Restarts
 from rl_lightning.errors import require
 from rl_lightning.schedules import Clock
@@ -130,6 +131,11 @@ class EnvironmentDataModule(LightningDataModule):
             raise RuntimeError("no Collector is attached: EnvironmentInteraction attaches one as training starts")
         return self._collector
 
+    @property
+    def why_not_exact(self) -> str | None:
+        """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
+        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs)
+
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
 
@@ -205,6 +211,7 @@ class EnvironmentDataModule(LightningDataModule):
 
     def _episodes(self, first_seed: int, episodes: int) -> "EpisodeLoader":
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        require(episodes >= world_size, "eval_episodes, test_episodes", episodes, f"give {world_size}, one a process")
         seeds = range(first_seed, first_seed + episodes)[rank::world_size]
         self._eval_at_once = self.eval_num_envs or max(1, min(EVAL_NUM_ENVS, len(seeds)))
         return EpisodeLoader(seeds, self._eval_at_once)

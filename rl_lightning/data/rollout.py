@@ -11,7 +11,7 @@ from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import require
 from rl_lightning.spaces import to_tensor
-from rl_lightning.types import Obs, Rollout, Step, Transition, map_obs, to_device
+from rl_lightning.types import Obs, Rollout, State, Step, Transition, map_obs, to_device
 
 EPISODE_BATCH = 1_000  # environment steps of a training batch of whole episodes, unless told otherwise
 
@@ -189,6 +189,13 @@ class RolloutLoader:
 
     def __init__(self, data: RolloutDataModule) -> None:
         self.data, self.batches = data, data.batches_per_epoch
+
+    def state_dict(self) -> State:
+        """Nothing: batches are gathered as they are learned from, so an epoch goes on wherever it was."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
 
     def __len__(self) -> int:
         return self.batches

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
@@ -108,9 +109,10 @@ class RolloutReplayDataModule(RolloutDataModule):
         return self._buffer
 
     def attach(self, collector: Collector) -> None:
-        """Gather from these environments; episodes in the buffer that still went on do so no more."""
+        """Gather from these environments."""
         super().attach(collector)
-        self.buffer.end_episodes()
+        if not collector.goes_on:
+            self.buffer.end_episodes()
 
     def rollout(self) -> Rollout:
         """Gather one rollout, [T, num_envs, ...] on the CPU, whose steps enter the buffer."""
@@ -131,15 +133,23 @@ class RolloutReplayDataModule(RolloutDataModule):
         obs: Obs = map_obs(lambda x: x[0], batch.obs)
         return obs
 
+    @property
+    def why_not_exact(self) -> str | None:
+        """As of the environments, and of a replay buffer that is not kept."""
+        return super().why_not_exact if self.save_buffer else "save_buffer=False keeps replay out of checkpoints"
+
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
         self.buffer.generator.manual_seed(seed)
 
     def state_dict(self) -> State:
-        """The buffer, unless `save_buffer` is off."""
-        return {"buffer": self.buffer.state_dict()} if self.save_buffer and self._buffer is not None else {}
+        """The buffer of every process, unless `save_buffer` is off."""
+        if not self.save_buffer or self._buffer is None:
+            return {}
+        buffers = of_all_processes(self.buffer.state_dict())
+        return {"buffer": buffers[0], "others": buffers[1:]}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
-            self.buffer.load_state_dict(state_dict["buffer"])
+            self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))

@@ -9,12 +9,13 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rl_lightning.environments.state import capture, restore
 from rl_lightning.environments.stepping import Episodes
 from rl_lightning.errors import EnvironmentFault
 from rl_lightning.fast.acting import acting_of
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import to_numpy, to_tensor
-from rl_lightning.types import Obs, Step, to_device
+from rl_lightning.types import Obs, State, Step, map_obs, to_device
 
 
 class Actor(Protocol):
@@ -45,6 +46,8 @@ class Collector:
         processes: that collect in step with this one, each in as many environments.
 
     Attributes:
+        env_steps_per_row: environment steps of all processes when each environment steps once.
+        goes_on: whether the episodes under way have begun in an earlier process.
         finished: return (of raw rewards) and length of the episodes that have ended since it was last emptied, except
             those with random actions in them, and those that were lost with their environment.
     """
@@ -59,8 +62,8 @@ class Collector:
     ) -> None:
         self.actor, self.clock = actor, clock
         self.finished: list[tuple[float, float]] = []
-        self._envs = envs
-        self._env_steps_per_row = envs.num_envs * processes
+        self._envs, self.goes_on = envs, False
+        self.env_steps_per_row = envs.num_envs * processes
         self._acting = acting_of(actor.modules())
         *env_seeds, action_seed = seeds
         envs.action_space.seed(action_seed)
@@ -96,14 +99,52 @@ class Collector:
         return steps
 
     def collect_randomly(self, env_steps: int) -> Iterator[Step]:
-        """At least so many environment steps, of all processes together, with random actions."""
-        for _ in range(-(-env_steps // self._env_steps_per_row)):
+        """At least so many environment steps, of all processes together, with random actions; none once interrupted."""
+        for _ in range(-(-env_steps // self.env_steps_per_row)):
+            if self.clock.interrupted:
+                return
             yield self._step(self._envs.action_space.sample(), is_random=True)
 
     @property
     def longest(self) -> int:
         """Steps of the longest episode under way."""
         return int(self._length.max())
+
+    def state_dict(self, with_envs: bool) -> State:
+        """What later steps depend on: random actions' generator, and with `with_envs` the episodes under way.
+
+        Args:
+            with_envs: where the environments can be restored, see `rl_lightning.environments.state`.
+        """
+        state: State = {
+            "action_rng": self._envs.action_space.np_random.bit_generator.state,
+            "finished": torch.tensor(self.finished, dtype=torch.float64).reshape(-1, 2),
+        }
+        if with_envs:
+            state["episodes"] = {
+                "envs": capture(self._envs),
+                "obs": map_obs(_copied, self._episodes.obs),
+                "return": _copied(self._return),
+                "length": _copied(self._length),
+                "has_random_steps": _copied(self._has_random_steps),
+            }
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a saved state; without episodes in it new ones have begun.
+
+        Raises:
+            UsageError: where the environments are not those of the state.
+        """
+        self._envs.action_space.np_random.bit_generator.state = state["action_rng"]
+        self.finished[:] = [tuple(episode) for episode in state["finished"].tolist()]
+        if "episodes" in state:
+            episodes = state["episodes"]
+            restore(self._envs, episodes["envs"])
+            self.goes_on = True
+            self._episodes.obs = map_obs(lambda field: field.numpy().copy(), episodes["obs"])
+            self._return, self._length = episodes["return"].numpy().copy(), episodes["length"].numpy().copy()
+            self._has_random_steps = episodes["has_random_steps"].numpy().copy()
 
     def close(self) -> None:
         """Close the environments."""
@@ -120,7 +161,7 @@ class Collector:
             self._drop(step.dropped)
         self._latest = step
         self._has_random_steps |= is_random
-        self.clock.env_steps += self._env_steps_per_row
+        self.clock.env_steps += self.env_steps_per_row
         self._return += step.reward
         self._length += 1
         if (done := step.done).any():
@@ -138,3 +179,7 @@ class Collector:
         self._return[dropped], self._length[dropped] = 0.0, 0
         self._has_random_steps[dropped] = False
         self.actor.episodes_end(dropped)
+
+
+def _copied(field: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(field))

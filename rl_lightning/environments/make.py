@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
+from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
+from rl_lightning.environments.snapshots.putting import put
+from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
 from rl_lightning.spaces import is_bounded
@@ -86,6 +89,48 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             truncated = self._flag("truncated", truncated)
         return obs, reward, terminated, truncated, info
 
+    def capture(self, generators: bool = False) -> dict[str, Any]:
+        """Its state and that of all it wraps: plain data, as `snapshots.taking.take` has it.
+
+        Args:
+            generators: whether the random numbers of this process are a part of it, as in a worker's.
+
+        Raises:
+            UsageError: a `state_dict()` of its own returns what is no plain data.
+            EnvironmentFault: the environment raised.
+        """
+        try:
+            taken = {"classes": classes_of(self), "environment": take(self)}
+        except UsageError:
+            raise
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__} when its state was read: {error}") from error
+        return taken | ({"generators": take(process_generators())} if generators else {})
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Become what another environment of the same settings was. It has been reset before.
+
+        Args:
+            states: of all environments of a vector; the one at this one's index is taken.
+
+        Raises:
+            UsageError: it is the state of another environment.
+            EnvironmentFault: the environment raised.
+        """
+        state = states[self.index]
+        if state["classes"] != (mine := classes_of(self)):
+            raise UsageError(
+                f"{self.place} is {mine}; the saved state is of {state['classes']}: give the same settings"
+            )
+        try:
+            put(state["environment"], self)
+        except UsageError as error:
+            raise UsageError(f"{self.place}: {error}") from error
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__} when its state was written: {error}") from error
+        if "generators" in state:
+            set_process_generators(put(state["generators"]))
+
     def close(self) -> None:
         """Close the environment; what it raises then spoils nothing any more, and is a warning."""
         try:
@@ -112,6 +157,15 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(f"{self.place} at its step {self.steps} {what}".replace("\n", " "))
+
+
+def classes_of(env: gym.Env[Any, Any]) -> str:
+    """The names of an environment's classes, from the outermost wrapper in."""
+    names = [type(env).__name__]
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        names.append(type(env).__name__)
+    return " of ".join(names)
 
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> gym.Env[Any, Any]:
@@ -194,6 +248,11 @@ VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be rese
 VECTORIZED_FROM = 5  # environments: a vectorized step takes as long as so many single ones
 
 
+def vectorized_by_gymnasium(env_id: str, num_envs: int, vectorization: Vectorization) -> bool:
+    """Whether `make_vec_env` takes Gymnasium's own vectorized environment."""
+    return vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM
+
+
 def make_vec_env(
     env_id: str,
     num_envs: int,
@@ -221,7 +280,7 @@ def make_vec_env(
         UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process.
         EnvironmentFault: from `reset` and `step` of what is made.
     """
-    if vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM:
+    if vectorized_by_gymnasium(env_id, num_envs, vectorization):
         return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
     makes = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
     places = [f"environment {index} ({env_id.rpartition(':')[2]})" for index in range(num_envs)]

@@ -58,8 +58,8 @@ class Restarts:
 class WatchedVector(VectorEnv[Any, Any, Any]):
     """Environments without autoreset. Each `info` is dropped: nothing reads it, and merging such dicts can fail.
 
-    A fault is raised, or the environment replaced, as `restarts` says. The new one is reset with the seed that the
-    episode began with, or one drawn from its first, and takes the step with the action that was given; `step` returns
+    A fault is raised, or the environment replaced, as `restarts` says. The new one is reset with a seed
+    drawn from that of the old one, and takes the step with the action that was given; `step` returns
     its first observation in ``info["began_anew"]``, by the environment's index.
 
     Args:
@@ -69,6 +69,8 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
         restarts: what is allowed.
     """
 
+    observations: Any
+    """What each environment returned last, [num_envs, *obs_shape], which a reset by mask shows for those that go on."""
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's)
 
     def __init__(
@@ -77,9 +79,8 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
         self.workers, self.restarts, self.num_envs = workers, restarts, len(workers)
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, len(workers)) for space in spaces)
-        self._obs = batch
-        self._first_seeds: list[int | None] = [None] * self.num_envs
-        self._seeds = self._first_seeds  # of the episodes under way
+        self.observations = batch
+        self._seeds: list[int | None] = [None] * self.num_envs  # of each environment's latest seeded reset
 
     @property
     def envs(self) -> list[gym.Env[Any, Any]]:
@@ -91,10 +92,9 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
         if seed is not None:
-            self._first_seeds = seeds
+            self._seeds = seeds
         mask: NDArray[np.bool_] = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         chosen = [int(index) for index in mask.nonzero()[0]]
-        self._seeds = [seeds[index] if mask[index] else self._seeds[index] for index in range(self.num_envs)]
         for index in chosen:
             self.workers[index].send("reset", seeds[index])
         for index in chosen:
@@ -102,7 +102,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
                 self._keep(index, *self.workers[index].receive())
             except EnvironmentFault as fault:
                 self._begin_anew(index, fault)
-        return map_obs(np.copy, self._obs), {}
+        return map_obs(np.copy, self.observations), {}
 
     def step(  # noqa: D102 (Gymnasium's)
         self, actions: Any
@@ -120,7 +120,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
                 obs, rewards[index], terminated[index], truncated[index] = step
             self._keep(index, obs)
         info = {"began_anew": began_anew} if began_anew else {}
-        return map_obs(np.copy, self._obs), rewards, terminated, truncated, info
+        return map_obs(np.copy, self.observations), rewards, terminated, truncated, info
 
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
         """The attribute of this name of every environment; a method is called with `args`."""
@@ -134,7 +134,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
 
     def _keep(self, index: int, obs: Any) -> None:
         if obs is not None:  # else its worker has written it
-            write_row(self._obs, index, obs)
+            write_row(self.observations, index, obs)
 
     def _begin_anew(self, index: int, fault: EnvironmentFault, action: Any = None) -> tuple[Any, Any]:
         """A new environment in place of a broken one: its first observation, and with an action its first step."""
@@ -145,7 +145,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
                 worker.renew()
                 worker.send("reset", self._new_seed(index))
                 self._keep(index, *worker.receive())
-                first = map_obs(lambda rows: np.copy(rows[index]), self._obs)
+                first = map_obs(lambda rows: np.copy(rows[index]), self.observations)
                 if action is not None:
                     worker.send("step", action)
                     step = worker.receive()
@@ -155,10 +155,9 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
             return first, step
 
     def _new_seed(self, index: int) -> int | None:
-        seed, first = self._seeds[index], self._first_seeds[index]
-        if seed is not None or first is None:
-            return seed
-        return int(np.random.SeedSequence([first, self.restarts.done]).generate_state(1)[0])
+        if (seed := self._seeds[index]) is None:
+            return None
+        return int(np.random.SeedSequence([seed, index, self.restarts.done]).generate_state(1)[0])
 
 
 def vector_here(makes: Sequence[MakeEnv], places: Sequence[str], restarts: Restarts) -> WatchedVector:

@@ -222,8 +222,8 @@ def _work(pipe: Connection, make: MakeEnv, index: int, spaces: Spaces, shared: S
                     write_row(batch, index, given[0])
                     given = (None, *given[1:])
                 pipe.send(given)
-            except EnvironmentFault as fault:
-                pipe.send(EnvironmentFault(str(fault)))  # without its cause, which may not be one to pickle
+            except (EnvironmentFault, UsageError) as fault:
+                pipe.send(type(fault)(str(fault)))  # without its cause, which may not be one to pickle
     env.close()
 
 

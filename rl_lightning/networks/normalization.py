@@ -115,7 +115,7 @@ class ReturnNormalizer(nn.Module):
         super().__init__()
         self.gamma, self.clip = gamma, clip
         self.moments = RunningMoments(())
-        # R at the end of the latest rollout, [N]; not saved, since a resumed run begins new episodes
+        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights
         self.register_buffer("carried", torch.zeros(()), persistent=False)
 
     @torch.no_grad()

@@ -208,6 +208,7 @@ class ReplayBuffer:
         state: State = {
             "storage": map_obs(lambda field: field[rows].cpu(), self.storage._asdict()),
             "steps": self.steps,
+            "ended": torch.from_numpy(self._ended.copy()),
             "generator": self.generator.get_state(),
         }
         if self._frames:
@@ -219,8 +220,8 @@ class ReplayBuffer:
     def load_state_dict(self, state: State) -> None:
         """Take over a saved ring; where it held more rows than fit here, the newest.
 
-        What is added next begins new episodes, since no environment goes on where it was. Without saved priorities,
-        all transitions get the maximum.
+        What is added next goes on with the episodes under way; `end_episodes` lets new ones begin. Without saved
+        priorities, all transitions get the maximum.
 
         Raises:
             UsageError: where the saved ring has another number of environments, or other shapes.
@@ -239,7 +240,10 @@ class ReplayBuffer:
             self._frames.load_state_dict(state["frames"], order)
         if self._priorities:
             self._priorities.load_state_dict(state.get("priorities"), self._slots_of(order))
-        self.end_episodes()
+        if "ended" in state:
+            self._ended[:] = state["ended"].numpy()
+        else:
+            self.end_episodes()
         self._drop_incomplete()
         self.generator.set_state(state["generator"])
 

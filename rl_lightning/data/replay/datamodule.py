@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
@@ -160,6 +161,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
+        self._random_steps_left = 0  # of the run, before it learns
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
@@ -196,12 +198,15 @@ class ReplayDataModule(EnvironmentDataModule):
         return self._buffer
 
     def attach(self, collector: Collector) -> None:
-        """Gather from these environments; first `learning_starts` random steps, unless the buffer is filled already."""
+        """Gather from these environments; first what is left of `learning_starts` random steps."""
         super().attach(collector)
-        self.buffer.end_episodes()  # those in it, if any go on, do so no more
+        if not collector.goes_on:
+            self.buffer.end_episodes()
         if len(self.buffer) == 0:
-            for step in collector.collect_randomly(self.learning_starts):
-                self._store(step)
+            self._random_steps_left = self.learning_starts
+        for step in collector.collect_randomly(self._random_steps_left):
+            self._store(step)
+            self._random_steps_left -= collector.env_steps_per_row
 
     def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
@@ -226,6 +231,11 @@ class ReplayDataModule(EnvironmentDataModule):
         """The exponent of prioritized replay's weights: `priority_beta` at the start of the run, 1 at its end."""
         return self.priority_beta + (1.0 - self.priority_beta) * self.clock.progress
 
+    @property
+    def why_not_exact(self) -> str | None:
+        """As of the environments, and of a replay buffer that is not kept."""
+        return super().why_not_exact if self.save_buffer else "save_buffer=False keeps replay out of checkpoints"
+
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
         self.buffer.generator.manual_seed(seed)
@@ -241,13 +251,17 @@ class ReplayDataModule(EnvironmentDataModule):
         return batch
 
     def state_dict(self) -> State:
-        """The buffer, unless `save_buffer` is off."""
-        return {"buffer": self.buffer.state_dict()} if self.save_buffer and self._buffer is not None else {}
+        """The buffer of every process, unless `save_buffer` is off."""
+        if not self.save_buffer or self._buffer is None:
+            return {}
+        buffers = of_all_processes(self.buffer.state_dict())
+        return {"buffer": buffers[0], "others": buffers[1:], "random_steps_left": self._random_steps_left}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
-            self.buffer.load_state_dict(state_dict["buffer"])
+            self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))
+            self._random_steps_left = state_dict.get("random_steps_left", 0)
 
 
 def read_buffer(path: str) -> State:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.schedules import Clock
-from rl_lightning.types import Transition, to_device
+from rl_lightning.types import State, Transition, to_device
 
 
 class Source(Protocol):
@@ -80,6 +80,13 @@ class ReplayLoader:
 
     def __init__(self, source: Source) -> None:
         self.source, self.batches = source, source.batches_per_epoch
+
+    def state_dict(self) -> State:
+        """Nothing: batches are gathered as they are learned from, so an epoch goes on wherever it was."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
 
     def __len__(self) -> int:
         return self.batches

@@ -199,7 +199,7 @@ def test_a_ring_of_another_number_of_environments_is_refused():
         make(8, 4).load_state_dict(buffer.state_dict())
 
 
-def test_the_newest_row_of_a_saved_ring_is_the_end_of_an_episode():
+def test_the_newest_row_of_a_saved_ring_is_the_end_of_an_episode_where_episodes_do_not_go_on():
     none = np.zeros(2, bool)
     buffer = make(10, 2)
     obs, action, reward, next_obs, _, _ = time_step(0, 2)
@@ -207,6 +207,8 @@ def test_the_newest_row_of_a_saved_ring_is_the_end_of_an_episode():
     buffer.add(obs, action, reward, next_obs, np.array([True, False]), none)
     restored = make(10, 2, n_step=3)
     restored.load_state_dict(buffer.state_dict())
+    assert not restored.storage.truncated[:2].any()
+    restored.end_episodes()
     assert restored.storage.truncated[:2].tolist() == [[False, False], [False, True]]  # a terminal state stays one
     assert restored.storage.terminated[:2].tolist() == [[False, False], [True, False]]
     restored.add(obs, action, np.array([100.0, 100.0]), next_obs, none, none)

@@ -125,6 +125,7 @@ def test_a_saved_ring_of_frames_continues_and_no_stack_runs_across(lengths, stac
         full.add(*row)
     restored = make(own_rows * num_envs, num_envs, "image", stack)
     restored.load_state_dict(frames.state_dict())
+    restored.end_episodes()
     full.end_episodes()
     assert len(restored) <= len(frames)
     if own_rows >= rows:

@@ -12,6 +12,7 @@ class Numbered:
 
     def __init__(self, data):
         self.data, self.closed, self.steps = data, False, 0
+        self.goes_on, self.env_steps_per_row = False, data.num_envs
 
     def collect(self, num_steps):
         return [self.step() for _ in range(num_steps)]
