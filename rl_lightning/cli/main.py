@@ -154,6 +154,8 @@ class RLCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         self.model.check_data(self.datamodule)
+        if self.subcommand == "fit":
+            self.datamodule.check_memory()
         if config.ckpt_path is not None:
             self._check_checkpoint(config.ckpt_path)
         if config.init_from is not None:

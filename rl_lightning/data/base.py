@@ -145,6 +145,18 @@ class EnvironmentDataModule(LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         return max(1, self.env_steps_per_epoch // (self.env_steps_per_batch * world_size))
 
+    @property
+    def most_transitions(self) -> int:
+        """No fewer than the run can gather in this process; with slack, for what the last batch takes more."""
+        return self.total_env_steps + self.env_steps_per_batch + self.num_envs
+
+    def check_memory(self) -> None:
+        """Refuse what there is no memory for, before training begins.
+
+        Raises:
+            UsageError: with what is needed and what is available.
+        """
+
     def train_envs(self) -> VectorEnv[Any, Any, Any]:
         """New training environments."""
         watched = self.env_timeout, self.restarts

@@ -8,6 +8,7 @@ import torch
 
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_to_keep
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
@@ -39,7 +40,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         eval_num_envs: evaluation episodes played at once, as of `RolloutDataModule`.
         replay_ratio: minibatches for each environment step of a rollout.
         replay_batch_size: transitions in a minibatch of replay.
-        buffer_size: transitions kept, the newest.
+        buffer_size: transitions kept, the newest; memory is taken for no more than the run gathers.
         save_buffer: keep the buffer's contents in checkpoints; without them a resumed run has to fill it anew.
 
     Raises:
@@ -97,10 +98,21 @@ class RolloutReplayDataModule(RolloutDataModule):
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
         if stage == "fit" and self._buffer is None:
-            spaces = self.observation_space, self.action_space
-            self._buffer = ReplayBuffer(
-                self.buffer_size, self.num_envs, *spaces, seed=torch.initial_seed(), frame_stack=self.frame_stack
-            )
+            self.check_memory()
+            spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
+            transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
+            self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+
+    def check_memory(self) -> None:
+        """Refuse a buffer larger than memory.
+
+        Raises:
+            UsageError: with the bytes that are needed and those that are available.
+        """
+        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
+        spaces = self.observation_space, self.action_space
+        needed = bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack)
+        check_memory(needed, self.buffer_size, torch.device("cpu"))
 
     @property
     def buffer(self) -> ReplayBuffer:

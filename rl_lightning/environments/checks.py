@@ -57,7 +57,7 @@ def _real_fault(shape: tuple[int, ...], dtype: np.dtype[Any], obs: Any) -> str |
     is_fit = type(obs) is np.ndarray and obs.dtype.kind == "f" and obs.shape == shape
     if not is_fit and (fault := _form_fault(shape, dtype, obs)) is not None:
         return fault
-    if np.isfinite(obs).all():
+    if np.isfinite(obs if is_fit else np.asarray(obs)).all():
         return None
     return f"an observation with NaN or infinity: {shown(np.asarray(obs).tolist())}"
 

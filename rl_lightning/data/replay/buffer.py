@@ -77,9 +77,7 @@ class ReplayBuffer:
             frames_file = None if file is None else f"{file}.frames"
             self._frames = FrameMemory(self.rows, num_envs, obs, frame_stack, device, frames_file)
             obs = {}
-        flag = Field((), torch.bool)
-        fields = Stored(obs, action_field(action_space), Field((), torch.float32), obs, flag, flag)
-        self._layout = Layout(fields._asdict())
+        self._layout = transition_layout(obs, action_space)
         memory = allocate((self.rows, num_envs, self._layout.row_bytes), device, file)
         self.storage = Stored(**self._layout.views(memory))
         self._memory = memory.flatten(0, 1)  # [slots, row_bytes], slot = row × num_envs + environment
@@ -314,6 +312,12 @@ class ReplayBuffer:
         # what does not count may never have been written, and be NaN
         total = (gamma ** self._ahead.to(self.device) * reward.where(counts, 0.0)).sum(0)
         return total, gamma**k, index + (k.cpu() - 1) * self.num_envs
+
+
+def transition_layout(obs: Any, action_space: gym.Space[Any]) -> Layout:
+    """Of a transition with these `Field`s of observations."""
+    flag = Field((), torch.bool)
+    return Layout(Stored(obs, action_field(action_space), Field((), torch.float32), obs, flag, flag)._asdict())
 
 
 def _assign(view: NDArray[Any], value: NDArray[Any]) -> None:

@@ -1,14 +1,54 @@
 """How much memory a replay buffer will take, and whether there is so much."""
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import torch
 
+from rl_lightning.data.replay.buffer import transition_layout
+from rl_lightning.data.replay.frames import bytes_of_frames
+from rl_lightning.data.replay.layout import observation_fields
+from rl_lightning.data.replay.sum_tree import bytes_of_tree
 from rl_lightning.errors import UsageError
+from rl_lightning.types import State
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def transitions_to_keep(buffer_size: int, most: int, frame_stack: int, held: int = 0) -> int:
+    """For how many transitions a buffer is made: no more than a run can fill.
+
+    Args:
+        buffer_size: the setting.
+        most: transitions that the run can gather.
+        frame_stack: as of `ReplayBuffer`; episodes of one step have two frames each, so frames need twice the room.
+        held: transitions that it starts with.
+    """
+    return min(buffer_size, most * (2 if frame_stack > 1 else 1) + held)
+
+
+def transitions_in(state: State) -> int:
+    """How many a saved buffer holds."""
+    return int(state["storage"]["reward"].numel())
+
+
+def bytes_of_buffer(
+    transitions: int,
+    num_envs: int,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    frame_stack: int = 1,
+    priority_alpha: float = 0.0,
+) -> int:
+    """Bytes that a `ReplayBuffer` of so many transitions takes when it is full, without making one."""
+    rows, obs = transitions // num_envs, observation_fields(observation_space)
+    frames = bytes_of_frames(rows, num_envs, obs, frame_stack) if frame_stack > 1 else 0
+    transition = transition_layout({} if frame_stack > 1 else obs, action_space).row_bytes
+    tree = bytes_of_tree(rows * num_envs) if priority_alpha > 0 else 0
+    return rows * num_envs * transition + frames + tree
 
 
 def check_memory(needed: int, buffer_size: int, device: torch.device) -> None:
