@@ -18,6 +18,7 @@ from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations and of actions
+MAKE_SECONDS = 60.0  # at least, for an environment with a timeout to be made
 CLOSE_SECONDS = 5.0  # for an environment to close itself before its process is killed
 
 
@@ -99,7 +100,7 @@ class Apart:
         index: its row of `shared`.
         spaces: that it must have.
         shared: where it writes its observations.
-        timeout: seconds for each answer, and for its making; None waits for ever.
+        timeout: seconds for each answer; None waits for ever.
         context: of `multiprocessing`.
 
     Raises:
@@ -125,7 +126,7 @@ class Apart:
         self._pipe, theirs = self._context.Pipe()
         self._process = self._context.Process(target=_work, args=(theirs, *self._args), daemon=True)
         self._finalizer = Finalize(self, _kill, args=(self._process,), exitpriority=10)  # before daemons are joined
-        self._expect(self._timeout)
+        self._expect(None if self._timeout is None else max(self._timeout, MAKE_SECONDS))
         try:
             self._process.start()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -147,6 +148,7 @@ class Apart:
     def receive(self) -> Any:  # noqa: D102
         try:
             if self._deadline is not None and not self._pipe.poll(max(0.0, self._deadline - time.monotonic())):
+                self._finalizer()
                 raise self._fault(f"has not answered for {self._timeout:g} seconds (data.env_timeout)")
             given = self._pipe.recv()
         except (EOFError, OSError) as error:
