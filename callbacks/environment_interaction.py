@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from torchmetrics import MeanMetric
+from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
 from rl_lightning.callbacks.monitors import check_watched, let_wait, publish
 from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
@@ -38,6 +38,7 @@ class EnvironmentInteraction(Callback):
 
     def __init__(self) -> None:
         self._returns, self._lengths = MeanMetric(), MeanMetric()
+        self._longest, self._restarts = MaxMetric(), SumMetric()
         self._data: EnvironmentDataModule | None = None  # while it gathers
         self._saved: State = {}  # in the checkpoint that the run goes on from, until training starts
         self._why_not_exact: str | None = None
@@ -47,6 +48,8 @@ class EnvironmentInteraction(Callback):
         self._data = data = environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
+        self._longest.to(pl_module.device)
+        self._restarts.to(pl_module.device)
         saved, self._saved = self._saved, {}
         self._say_what_resumes(trainer, data, saved)
         # a run whose episodes do not go on, and each process, sees new ones
@@ -126,6 +129,10 @@ class EnvironmentInteraction(Callback):
         finished = self._collector.finished
         returns, lengths = zip(*finished, strict=True) if finished else ((), ())
         finished.clear()
+        longest = float(max(self._collector.longest, *lengths, 0))
+        row["train/longest_episode"] = self._over_processes(self._longest, longest)
+        if (restarts := environment_data(trainer).restarts).allowed:
+            row["train/env_restarts"] = self._over_processes(self._restarts, float(restarts.done))
         for name, mean, values in (
             ("train/return", self._returns, returns),
             ("train/episode_length", self._lengths, lengths),
@@ -141,6 +148,13 @@ class EnvironmentInteraction(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
             logger.save()
+
+    @staticmethod
+    def _over_processes(metric: Metric, value: float) -> float:
+        metric.update(value)
+        total: float = metric.compute().item()
+        metric.reset()
+        return total
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""

@@ -434,9 +434,12 @@ class Algorithm(LightningModule, ABC):
 
     def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
         """Record one episode for each seed, played with the deterministic policy."""
-        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        act, envs = self._act_deterministically, data.eval_envs()
         with traced_to_divergence(self.check_finite):
-            return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
+            episodes = [record_episode(act, envs, seed, data.eval_limit) for seed in seeds]
+        data.warn_of_cut_off([len(episode.reward) for episode in episodes])
+        return episodes
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns of all processes' episodes."""
@@ -450,9 +453,11 @@ class Algorithm(LightningModule, ABC):
         return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
-        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        act, envs = self._act_deterministically, data.eval_envs()
         with traced_to_divergence(self.check_finite):
-            returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
+            returns, lengths = play_episodes(act, envs, seeds, data.eval_limit)
+        data.warn_of_cut_off(lengths.tolist())
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
     def _log_episodes(self, stage: str) -> None:

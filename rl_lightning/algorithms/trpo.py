@@ -262,8 +262,8 @@ def conjugate_gradient(
 def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
     """Write a vector into the parameters that it holds, one after the other.
 
-    torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last digits
-    of their products: a resumed run would differ.
+    torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last
+    digits of their products: a resumed run would differ.
     """
     parts = vector.split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):

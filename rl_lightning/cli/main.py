@@ -192,6 +192,8 @@ class RLCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         self.model.check_data(self.datamodule)
+        if self.subcommand == "fit":
+            self.datamodule.check_memory()
         metrics_csv = MetricsCSV(self.run_dir) if self.run_dir is not None and self.subcommand == "fit" else None
         if self.resumes and metrics_csv:
             metrics_csv.open()  # before anything in it is read
