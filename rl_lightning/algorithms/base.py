@@ -129,7 +129,7 @@ class Algorithm(LightningModule, ABC):
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
         self.has_loaded = False
-        self.register_load_state_dict_post_hook(_note_weights)
+        self.register_load_state_dict_post_hook(_note_weights)  # type: ignore[no-untyped-call]
         self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
         self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}

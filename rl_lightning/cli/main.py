@@ -284,11 +284,11 @@ class RLCLI(LightningCLI):
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
         if self.run_dir is None:
             return
-        path, results = self.checkpoint if self.is_finished else None, [None]
+        path, result = self.checkpoint if self.is_finished else None, None
         if self.trainer.limit_test_batches:
-            results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+            [result] = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            print(report(self.run_dir, self.trainer, self.model.env_steps, results[0]))
+            print(report(self.run_dir, self.trainer, self.model.env_steps, result))
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
