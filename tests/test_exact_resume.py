@@ -289,7 +289,7 @@ def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(
     found = torch.load(tmp_path / "final.pt", weights_only=True)[0]
     own, others = found["ReplayDataModule"]["buffer"], found["ReplayDataModule"]["others"]
     assert len(others) == 1
-    assert not torch.equal(own["storage"]["obs"], others[0]["storage"]["obs"])
+    assert not torch.equal(own["memory"], others[0]["memory"])
     assert_same(found, expected)
 
 
@@ -326,10 +326,15 @@ def test_an_environment_that_cannot_be_restored_resumes_consistently_and_says_wh
     )
     assert "steps" in said
     final, _ = run(make, tmp_path / "resumed", None, tmp_path / "10.ckpt")
-    storage = final["ReplayDataModule"]["buffer"]["storage"]
-    now, later = storage["obs"][:, 0, 0], storage["next_obs"][:, 0, 0]
+    data = make()[1]
+    data.setup("fit")
+    data.load_state_dict(final["ReplayDataModule"])
+    storage = data.buffer.storage
+    now, later = storage.obs[: data.buffer.steps, 0, 0], storage.next_obs[: data.buffer.steps, 0, 0]
     assert torch.equal(later, now + 1)  # no row across episodes
-    assert storage["truncated"].nonzero()[:, 0].tolist() == [49]  # the fiftieth step was the last before the checkpoint
+    assert storage.truncated[: data.buffer.steps].nonzero()[:, 0].tolist() == [
+        49
+    ]  # the fiftieth step was the last before the checkpoint
     assert now[50] == 0.0
     assert now[49] == 19.0
 
