@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -158,9 +159,11 @@ class Checkpoints(Checkpoint):
             return
         number = signal.Signals(interrupted)
         if trainer.is_global_zero:
+            run = self._folder.parent  # of the command line, if it has its config
+            in_python = f"Trainer.fit with ckpt_path={self.last_model_path!r}"
+            how = f"rl-lightning resume {quote(str(run))}" if (run / "config.yaml").is_file() else in_python
             print(
-                f"\n{number.name} after {self._saved_at:,} environment steps: saved {self.last_model_path}; to go on "
-                f"give it as --ckpt_path, or in Python as ckpt_path of Trainer.fit"
+                f"\n{number.name} after {self._saved_at} environment steps: saved {self.last_model_path}; go on: {how}"
             )
         raise SystemExit(EXIT_CODES[number])
 

@@ -130,7 +130,7 @@ def test_checkpoints_can_be_turned_off():
     [
         ("--checkpoint.dirpath=elsewhere", "elsewhere/best.ckpt"),
         ("--trainer.limit_val_batches=0", "last.ckpt"),
-        ("--checkpoint.filename=mine", "mine.ckpt"),
+        ("--checkpoint.keep_last=2", "best.ckpt"),
         ("--trainer.max_steps=2", "best.ckpt"),
     ],
 )
