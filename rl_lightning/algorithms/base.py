@@ -477,13 +477,14 @@ class Algorithm(LightningModule, ABC):
             Divergence: where weights or moments are not finite; nothing is written then.
         """
         self.check_finite()
-        check_optimizer_states(checkpoint.get("optimizer_states", []), self._described, self.env_steps)
+        if states := checkpoint.get("optimizer_states"):
+            check_optimizer_states(states, self._described, self.env_steps)
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
             "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
-            "learned": self._described,
+            "learned": {} if states == [] else self._described,  # a trainer that only evaluates has no optimizers
             "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
             "policy": self.policy_description(),
         }
