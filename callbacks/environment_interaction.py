@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
+from rl_lightning.callbacks.monitors import check_watched, let_wait, publish
 from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
 from rl_lightning.data import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
@@ -31,7 +32,8 @@ class EnvironmentInteraction(Callback):
 
     Raises:
         UsageError: where the trainer's datamodule is none of ours.
-        EnvironmentFault: where an environment or the policy breaks down; the message names the place.
+        EnvironmentFault: where an environment breaks down; the message names the place.
+        Divergence: where the learner has diverged, found at the latest with the next row.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class EnvironmentInteraction(Callback):
         if own is None and trainer.world_size > 1:  # weights are equal by now; noise and samples must not be
             torch.manual_seed(seeds[0])
             data.seed(seeds[0])
+        let_wait(trainer)
         if own is not None:
             self._collector.load_state_dict(own["collector"])
             self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
@@ -113,6 +116,11 @@ class EnvironmentInteraction(Callback):
         self._row_seconds += time.monotonic() - self._batch_started
         if row_is_due:
             self._log_row(trainer, pl_module, metrics)
+            pl_module.check_finite()  # type: ignore[operator]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse callbacks that watch what is never logged."""
+        check_watched(trainer, pl_module)
 
     def _log_row(self, trainer: Trainer, learner: LightningModule, metrics: dict[str, float]) -> None:
         env_steps = environment_data(trainer).clock.env_steps
@@ -136,6 +144,7 @@ class EnvironmentInteraction(Callback):
             if not np.isnan(value):
                 row[name] = value
                 learner.log(name, value, prog_bar=name == "train/return", logger=False)  # to be monitored
+        publish(trainer, row)
         for logger in trainer.loggers:
             logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
             logger.save()

@@ -12,7 +12,8 @@ from rl_lightning.functional import polyak_update
 class PolyakAveraging(Callback):
     """ψ̄ ← τ ψ + (1 − τ) ψ̄ every `target_update_interval` gradient steps of ψ (the last line of SAC's Algorithm 1).
 
-    It follows the pairs of the learner's `target_networks()`, parameters and buffers alike. `tau=1` copies.
+    It follows the pairs of the learner's `target_networks()`, parameters and buffers alike. `tau=1` copies. The target
+    of a network that is frozen for now stays as it is.
 
     Args:
         tau: the weight of the online network, in (0, 1].
@@ -31,7 +32,7 @@ class PolyakAveraging(Callback):
         require(target_update_interval >= 1, "target_update_interval", target_update_interval, "give 1 or more")
         self.tau, self.target_update_interval = tau, target_update_interval
         self.gradient_steps = 0
-        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # tensors of each (target, online)
+        self._pairs: list[tuple[list[Tensor], list[Tensor], nn.Module]] = []  # tensors of target and online, and that
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run starts at zero, unless a checkpoint is restored after this."""
@@ -46,9 +47,11 @@ class PolyakAveraging(Callback):
         if self.gradient_steps % self.target_update_interval == 0:
             if not self._pairs:  # looked up once, on the device where training goes on
                 pairs = pl_module.target_networks()  # type: ignore[operator]
-                self._pairs = [(_tensors(target), _tensors(online)) for online, target in pairs]
-            for target, online in self._pairs:
-                polyak_update(target, online, self.tau)
+                self._pairs = [(_tensors(target), _tensors(online), online) for online, target in pairs]
+            frozen: list[nn.Module] = getattr(pl_module, "frozen_networks", list)()
+            for target, online, network in self._pairs:
+                if not any(network is one for one in frozen):
+                    polyak_update(target, online, self.tau)
 
     def state_dict(self) -> dict[str, Any]:
         """The clock; τ and the interval are settings, and come from the run at hand."""

@@ -1,4 +1,4 @@
-"""The two kinds of error that are the user's to mend, each one line long."""
+"""The kinds of error that are the user's to mend, each one line long."""
 
 
 def one_line(value: object) -> str:
@@ -12,6 +12,10 @@ class UsageError(ValueError):
 
 class EnvironmentFault(RuntimeError):
     """An environment that broke its contract during a run: which one, at which step, and how."""
+
+
+class Divergence(RuntimeError):
+    """Losses or weights that are not finite any more: of which network, at which environment step."""
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:

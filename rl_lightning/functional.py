@@ -157,7 +157,7 @@ def standardized(x: Tensor) -> Tensor:
 
 def clipped_to_norm(gradients: tuple[Tensor, ...], max_norm: float | None) -> tuple[Tensor, ...]:
     """Gradients scaled down so that their joint Euclidean norm is at most `max_norm`; None leaves them."""
-    if max_norm is None:
+    if max_norm is None or not gradients:
         return gradients
     norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -16,11 +16,11 @@ class Clock:
 
     Attributes:
         env_steps: taken so far.
-        interrupted: whether the process was asked to stop: what gathers experience ends at its next step.
+        interrupted: number of the signal that has asked the run to stop at its next safe point, 0 while none has.
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.env_steps, self.interrupted = total, 0, False
+        self.total, self.env_steps, self.interrupted = total, 0, 0
 
     @property
     def progress(self) -> float:

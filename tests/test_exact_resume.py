@@ -33,6 +33,7 @@ from rl_lightning import (
     ActionNoise,
     ActorCritic,
     DiscreteSAC,
+    Freeze,
     OffPolicyCritic,
     QProp,
     ReplayDataModule,
@@ -186,10 +187,18 @@ def learner(kind: type, data: EnvironmentDataModule, **settings: Any) -> tuple[A
     return kind(data.observation_space, data.action_space, network=TINY, **settings), data
 
 
+class Rests(TD3):
+    """TD3 whose Q, and its target with it, stay as they are up to environment step 120."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [*super().configure_callbacks(), Freeze(["q"], 120)]
+
+
 LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "SAC": (lambda: learner(SAC, replay()), (7, 60, 61, 133)),
     "SACv2": (lambda: learner(SACv2, replay(num_envs=2, train_freq=2, replay_ratio=0.25)), (7, 15, 40)),
     "TD3": (lambda: learner(TD3, replay(), policy_delay=2), (8, 133)),
+    "TD3, frozen at first": (lambda: learner(Rests, replay(), policy_delay=3), (8, 79, 80, 81)),
     "DDPG with OU noise": (lambda: learner(DDPG, replay(), noise=lambda: ActionNoise(0.3, correlation=0.9)), (8, 133)),
     "DQN": (
         lambda: learner(DQN, replay("CartPole-v1", n_step=3, priority_alpha=0.6), target_update_interval=7),

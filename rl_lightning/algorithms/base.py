@@ -1,35 +1,55 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
-from rl_lightning.algorithms.learned import Gradients, Learned, Metrics, Stepper, grad, grads
-from rl_lightning.algorithms.precision import check_precision, warn_of_emulation
+from rl_lightning.algorithms.frozen import Frozen
+from rl_lightning.algorithms.initial_weights import initial_weights, names_in
+from rl_lightning.algorithms.learned import (
+    Gradients,
+    Learned,
+    Metrics,
+    Stepper,
+    detached,
+    grad,
+    grads,
+    has_ended,
+    trainable,
+    with_parameters,
+)
+from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
-from rl_lightning.callbacks import EnvironmentInteraction, PolyakAveraging
+from rl_lightning.algorithms.trainer_settings import check_trainer
+from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging, Signals
+from rl_lightning.callbacks.monitors import EnvStepsLearningRateMonitor
 from rl_lightning.checkpoints import (
     KEY,
+    SCHEMA,
+    Continued,
     check_resumable,
     check_signature,
     continue_optimizers,
-    load_checkpoint,
     signature,
 )
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay.datamodule import ReplayDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
@@ -38,9 +58,11 @@ from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.fast.compilation import compiled_or_eager
 from rl_lightning.fast.stepping import step_of
-from rl_lightning.networks import PolicyAndValue, Temperature
+from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
+from rl_lightning.policies.description import describe, plain
+from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import Actions, fault_of_actions
 from rl_lightning.types import Episode, Obs, State, to_device
@@ -64,12 +86,16 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
         acts_in: the kind of actions that it has a policy for.
+        acts_by: the attribute that holds the network of its `act`, which is what an exported policy needs.
         takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
+        steps_without_optimizer: whether a network of it moves that no optimizer moves.
         gamma: the discount.
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
+        has_loaded: whether weights have been loaded into it.
         clock: environment steps of the run.
+        frozen: the networks that take no gradient steps for now.
         noise: on actions while collecting, of learners that have it.
         polyak_averaging: what moves the target networks, of learners that have any.
 
@@ -79,7 +105,9 @@ class Algorithm(LightningModule, ABC):
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
+    acts_by: ClassVar[str | None] = None  # None leaves it unsaid, and nothing can be exported
     takes_critic: ClassVar[bool] = False
+    steps_without_optimizer: ClassVar[bool] = False
     noise: ActionNoise | None = None
     polyak_averaging: PolyakAveraging | None = None
 
@@ -100,6 +128,10 @@ class Algorithm(LightningModule, ABC):
         self.gamma, self.compile_gradients = gamma, compile
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
+        self.has_loaded = False
+        self.register_load_state_dict_post_hook(_note_weights)
+        self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
+        self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}
         self._described: dict[str, State] = {}  # their optimizers, as a checkpoint says of them
         self._computes: dict[str, Callable[..., Any]] = {}
@@ -163,14 +195,24 @@ class Algorithm(LightningModule, ABC):
         Raises:
             UsageError: as of `Learned.make`, before anything is created.
         """
+        self._declared[name] = network
         if optimizer is not None:
             self._learned[name] = Learned(name, network, optimizer, scheduler)
-            self._learned[name].make()
+            if trainable(network):
+                self._learned[name].make()
         return network
 
     def learns(self, name: str) -> bool:
-        """Whether an optimizer moves the network of this name."""
+        """Whether the network of this name is moved."""
         return name in self._learned
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the network of this name takes no steps now."""
+        return self.frozen.has(name, self.clock.env_steps)
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """The networks that take no steps now, whose targets do not follow either."""
+        return self.frozen.networks(self.clock.env_steps)
 
     def target_of(self, network: Network, tau: float, target_update_interval: int) -> Network:
         """Declare a target network: a copy that no optimizer moves, and that `PolyakAveraging` lets follow `network`.
@@ -202,16 +244,25 @@ class Algorithm(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer for each learned network, in the order in which they were declared."""
-        made = {name: learned.make() for name, learned in self._learned.items()}
+        made = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
         self._described = {name: one.describe() for name, one in made.items()}
         schedulers = [one.scheduler for one in made.values() if one.scheduler is not None]
         return [one.optimizer for one in made.values()], schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays."""
-        own = [self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
+        """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays.
+
+        Lightning's LearningRateMonitor gives its place to one whose rows have environment steps.
+
+        Raises:
+            UsageError: settings of the trainer that cannot be followed; loggers have made no folders yet.
+        """
+        stage = self.trainer.state.fn
+        check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
+        own = [Signals(), self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [mine for mine in own if not any(isinstance(callback, type(mine)) for callback in present)]
+        monitors = [EnvStepsLearningRateMonitor(each) for each in present if type(each) is LearningRateMonitor]
+        return [mine for mine in own if not any(isinstance(each, type(mine)) for each in present)] + monitors
 
     @property
     def env_steps(self) -> int:
@@ -219,17 +270,22 @@ class Algorithm(LightningModule, ABC):
         return self.clock.env_steps
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed."""
+        """Refuse what cannot train, then choose how `gradients` runs. A run starts at zero, unless it is resumed.
+
+        Checkpoints become `AtomicCheckpointIO`'s, unless the trainer was given a plugin for them.
+        """
         if not hasattr(self, "gradients"):
             raise UsageError(f"{type(self).__name__} has no gradients: define it, as docs/extending.md shows")
-        check_precision(self.trainer.precision)
         warn_of_emulation(self.trainer.precision, self.trainer.strategy.root_device)
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
             self.gradient_steps, self.metrics = 0, {}
-            self.clock.env_steps, self.clock.interrupted = 0, False
+            self.clock.env_steps, self.clock.interrupted = 0, 0
+            self.frozen.begin(type(self).__name__)
         self._computes = {}
 
     def on_fit_start(self) -> None:
@@ -264,7 +320,8 @@ class Algorithm(LightningModule, ABC):
         for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length
             follower.follow(self.clock)
         self._steppers: dict[str, Stepper] = {}
-        for learned, optimizer in zip(self._learned.values(), _as_list(self.optimizers()), strict=True):
+        moved = with_parameters(self._learned).values()
+        for learned, optimizer in zip(moved, _as_list(self.optimizers()), strict=True):
             scheduler = schedulers.get(id(optimizer.optimizer))
             step = step_of(optimizer, self, self.trainer)
             self._steppers[learned.name] = Stepper(step, learned.network, scheduler)
@@ -283,7 +340,12 @@ class Algorithm(LightningModule, ABC):
         """One training batch, at the learning rates of this time."""
         for scheduler in self._follow_clock:
             scheduler.follow(self.clock)
-        self.learn(batch)
+        with traced_to_divergence(self.check_finite):
+            self.learn(batch)
+
+    def on_train_end(self) -> None:
+        """A run that has diverged since the last row ends with that error."""
+        self.check_finite()
 
     def compute_gradients(self, *batch: Any) -> Gradients:
         """`gradients`, as `compute` runs it."""
@@ -293,14 +355,18 @@ class Algorithm(LightningModule, ABC):
         """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
         name = gradients.__qualname__
         if name not in self._computes:
-            run = _detached(gradients)
+            run = detached(gradients)
             self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
         return Gradients(of, metrics, td_error, approx_kl)
 
     def step(self, name: str, found: Gradients) -> None:
-        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on."""
-        self._steppers[name](self.mean_over_processes(found.of[name]))
+        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on.
+
+        Nothing of it happens while the network is frozen.
+        """
+        if not self.is_frozen(name):
+            self._steppers[name](self.mean_over_processes(found.of[name]))
 
     def end_gradient_step(self, found: Gradients) -> None:
         """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
@@ -309,6 +375,15 @@ class Algorithm(LightningModule, ABC):
         self.moved_online_networks = not self._online.isdisjoint(found.of)
         for on_gradient_step_end in self._hooks:
             on_gradient_step_end(self.trainer, self)
+
+    def check_finite(self) -> None:
+        """Stop where a loss or a weight is not finite any more: at every row, evaluation and checkpoint.
+
+        Raises:
+            Divergence: naming the network and the loss.
+        """
+        learned = {name: each.network for name, each in self._learned.items()}
+        check_finite(self, learned, self.metrics, self.env_steps)
 
     def mean_over_processes(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The mean of each tensor over all processes, in one exchange."""
@@ -329,6 +404,26 @@ class Algorithm(LightningModule, ABC):
 
     # Evaluation
 
+    def on_validation_start(self) -> None:
+        """Evaluate no learner that has diverged: the argmax of NaN is an action too."""
+        self._check_policy()
+
+    def on_test_start(self) -> None:
+        """As before any evaluation."""
+        self._check_policy()
+
+    def on_predict_start(self) -> None:
+        """As before any evaluation."""
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        self.check_finite()
+        if not self.has_loaded and not self.gradient_steps and self.trainer.state.fn != "fit":
+            rank_zero_warn(
+                f"{type(self).__name__} is evaluated with the random weights it was made with: train it first, or give "
+                "ckpt_path or load_weights a checkpoint"
+            )
+
     def validation_step(self, seeds: Sequence[int], batch_idx: int) -> None:
         """Play one episode for each seed with the deterministic policy."""
         self._play(seeds)
@@ -341,7 +436,8 @@ class Algorithm(LightningModule, ABC):
         """Record one episode for each seed, played with the deterministic policy."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         act, envs = self._act_deterministically, data.eval_envs()
-        episodes = [record_episode(act, envs, seed, data.eval_limit) for seed in seeds]
+        with traced_to_divergence(self.check_finite):
+            episodes = [record_episode(act, envs, seed, data.eval_limit) for seed in seeds]
         data.warn_of_cut_off([len(episode.reward) for episode in episodes])
         return episodes
 
@@ -354,11 +450,12 @@ class Algorithm(LightningModule, ABC):
         self._log_episodes("test")
 
     def _act_deterministically(self, obs: Obs) -> Tensor:
-        return self.act(to_device(obs, self.device), deterministic=True)
+        return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        returns, lengths = play_episodes(self._act_deterministically, data.eval_envs(), seeds, data.eval_limit)
+        with traced_to_divergence(self.check_finite):
+            returns, lengths = play_episodes(self._act_deterministically, data.eval_envs(), seeds, data.eval_limit)
         data.warn_of_cut_off(lengths.tolist())
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
@@ -373,12 +470,53 @@ class Algorithm(LightningModule, ABC):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is, and which optimizer is of which network."""
+        """Note whose checkpoint it is, and which optimizer is of which network.
+
+        Raises:
+            Divergence: where weights or moments are not finite; nothing is written then.
+        """
+        self.check_finite()
+        check_optimizer_states(checkpoint.get("optimizer_states", []), self._described, self.env_steps)
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
+            "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
             "learned": self._described,
+            "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
+            "policy": self.policy_description(),
+        }
+
+    def policy_network(self) -> PolicyNetwork:
+        """The network that `act` acts by, with the learner's own weights.
+
+        Raises:
+            UsageError: a learner that does not say in `acts_by` which it is.
+        """
+        acts = next(cls for cls in type(self).__mro__ if "act" in vars(cls))
+        advice = f"say in {acts.__name__} which attribute is the network that its act acts by"
+        require("acts_by" in vars(acts) and self.acts_by is not None, "acts_by", None, advice)
+        assert self.acts_by is not None
+        return PolicyNetwork.of(getattr(self, self.acts_by))
+
+    def policy_description(self) -> State:
+        """What `load_policy` and `export_policy` need to know of the policy beside its weights; data alone."""
+        trainer = self.trainer if self.clock.total else None  # none has set it up
+        data = getattr(trainer, "datamodule", None)
+        metrics = {name: float(value) for name, value in (trainer.callback_metrics if trainer else {}).items()}
+        evaluated = {name: value for name, value in metrics.items() if name.startswith(("val/", "env_steps"))}
+        evaluation = {name: value for name, value in evaluated.items() if math.isfinite(value)}
+        action_space = getattr(data, "own_action_space", self.action_space)
+        return {
+            "algorithm": type(self).__name__,
+            "env_id": getattr(data, "env_id", None),
+            "env_kwargs": plain(getattr(data, "env_kwargs", {})),
+            **describe(self, self.policy_network, self.observation_space, action_space),
+            "training": {
+                "env_steps": self.env_steps,
+                "gradient_steps": self.gradient_steps,
+                "evaluation": evaluation or None,
+            },
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -393,40 +531,79 @@ class Algorithm(LightningModule, ABC):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience  # a setting too
         if self.trainer.state.fn == "fit":  # evaluation has no optimizers
             check_resumable(checkpoint, str(self.trainer.ckpt_path))
-            own = {name: learned.make() for name, learned in self._learned.items()}
+            own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
             continue_optimizers(checkpoint, checkpoint[KEY]["learned"], own)
+            self._check_rates(own, checkpoint, self.clock)
+            if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
+                logger.load_state_dict(logged)
 
-    def load_weights(self, path: str | Path) -> None:
-        """Start from the networks of a checkpoint; optimizers, counters and replay start fresh, given settings stay.
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, weights_only: bool | None = True, **arguments: Any
+    ) -> Self:
+        """A learner made of the arguments, with the networks of a checkpoint, which has no say in what is made.
 
         Args:
-            path: a file or URL.
+            checkpoint_path: a file or URL.
+            weights_only: a checkpoint is data; True.
+            **arguments: of the class.
 
         Raises:
-            UsageError: where it is missing, damaged, not ours, or of another algorithm, other spaces or networks.
+            UsageError: as of `load_weights`.
         """
-        checkpoint = load_checkpoint(path, signature(self, self.observation_space, self.action_space))
-        temperatures = [
-            name for name, module in self.named_modules() if isinstance(module, Temperature) and module.given
-        ]
-        own, given = self.state_dict(), [f"{name}.log_alpha" for name in temperatures]
-        try:
-            self.load_state_dict(checkpoint["state_dict"] | {name: own[name] for name in given})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split()[:40])
+        require(weights_only is not False, "weights_only", weights_only, "a checkpoint is data; leave it out")
+        learner = cls(**arguments)
+        learner.load_weights(checkpoint_path)
+        return learner
+
+    def check_learns_on(self, checkpoint: State, total_env_steps: int) -> None:
+        """Refuse to go on where all schedules have come to rate 0 for the rest of the run.
+
+        Args:
+            checkpoint: to go on from; it is left as it is.
+            total_env_steps: of the run that goes on.
+
+        Raises:
+            UsageError: naming the schedulers.
+        """
+        clock, found = Clock(total_env_steps), {**checkpoint}
+        clock.env_steps = found[KEY]["env_steps"]
+        own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
+        continue_optimizers(found, found[KEY]["learned"], own)
+        self._check_rates(own, found, clock)
+
+    def _check_rates(self, own: dict[str, Continued], found: State, clock: Clock) -> None:
+        optimizers, schedulers = dict(zip(own, found["optimizer_states"], strict=True)), iter(found["lr_schedulers"])
+        scheduled = {name: next(schedulers) for name, one in own.items() if one.scheduler}
+        ended = [name for name, state in scheduled.items() if has_ended(own[name], optimizers[name], state, clock)]
+        if ended and len(ended) == len(own) and not self.steps_without_optimizer:
+            names = ", ".join(f"{name}_scheduler={type(own[name].scheduler).__name__}" for name in ended)
             raise UsageError(
-                f"init_from={str(path)!r} holds other networks than this run's: give the network it was trained with "
-                f"({reason} ...)"
-            ) from error
+                f"{names} has come to rate 0 for the rest of the run, in which nothing would be learned: make it "
+                "longer, or give an EnvStepsLR over the whole run"
+            )
+
+    def _metrics_csv(self) -> MetricsCSV | None:
+        return next((logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV)), None)
+
+    def load_weights(self, path: str | Path, parts: Sequence[str] | None = None) -> None:
+        """Start from saved networks; optimizers, counters and replay start fresh, given settings stay.
+
+        Args:
+            path: a run folder, whose best.ckpt or else last.ckpt is taken, or a checkpoint's file or URL.
+            parts: the networks to take, by their names here, with their targets; `normalizers` and `temperature` too.
+                They may be another algorithm's. None takes all, of the same algorithm.
+
+        Raises:
+            UsageError: where it is missing, damaged, not ours, or of other spaces or networks; an unknown part.
+        """
+        names = names_in(self, self._declared, self._targets)
+        expected = signature(self, self.observation_space, self.action_space)
+        self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
 
 
-def _detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
-    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
-    def detached(*batch: Any) -> tuple[Any, ...]:
-        found = gradients(*batch).detach()
-        return found.metrics, found.of, found.td_error, found.approx_kl
-
-    return detached
+def _note_weights(learner: nn.Module, _: object) -> None:
+    learner.has_loaded = True  # type: ignore[assignment]
 
 
 def _as_list(items: Any) -> list[Any]:

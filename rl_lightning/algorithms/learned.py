@@ -1,5 +1,6 @@
 """A learned network, with what moves it; and the gradients that it is moved by."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from rl_lightning.checkpoints import Continued
 from rl_lightning.errors import UsageError
 from rl_lightning.optim import EnvStepsLR
+from rl_lightning.schedules import Clock
+from rl_lightning.types import State
+
+LOOKED_AHEAD = 10_000  # gradient steps, in search of a rate above 0
 
 Metrics = dict[str, Tensor]  # by the name they are logged under: scalars, or [B], whose mean is logged
 
@@ -19,7 +24,9 @@ Metrics = dict[str, Tensor]  # by the name they are logged under: scalars, or [B
 class Gradients(NamedTuple):
     """What a learner's `gradients` finds at one minibatch."""
 
-    of: dict[str, tuple[Tensor, ...]]  # by the name of a learned network: of each of its parameters, in their order
+    of: dict[
+        str, tuple[Tensor, ...]
+    ]  # by the name of a learned network: of each of its parameters that learn, in order
     metrics: Metrics
     td_error: Tensor | None = None  # [B], for prioritized replay
     approx_kl: Tensor | None = None  # scalar, for `target_kl`
@@ -31,6 +38,17 @@ class Gradients(NamedTuple):
             td_error=None if self.td_error is None else self.td_error.detach(),
             approx_kl=None if self.approx_kl is None else self.approx_kl.detach(),
         )
+
+
+def detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
+    """The same function, as a compiler takes it: a tuple without the graph that the gradients were found by."""
+
+    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
+    def detached(*batch: Any) -> tuple[Any, ...]:
+        found = gradients(*batch).detach()
+        return found.metrics, found.of, found.td_error, found.approx_kl
+
+    return detached
 
 
 class Learned(NamedTuple):
@@ -54,7 +72,7 @@ class Learned(NamedTuple):
         setting = f"{self.name}_optimizer"
         parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
         try:
-            optimizer = self.optimizer(self.network.parameters())
+            optimizer = self.optimizer(trainable(self.network))
             setting = f"{self.name}_scheduler"
             scheduler = self.scheduler(optimizer) if self.scheduler else None
         except UsageError as error:  # ours say what to give
@@ -79,16 +97,45 @@ class Learned(NamedTuple):
 
     def _check_parameters(self, optimizer: Optimizer, parameters: dict[int, str]) -> None:
         moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if missing := [name for key, name in parameters.items() if key not in moved]:
+        learn = [id(parameter) for parameter in trainable(self.network)]
+        if missing := [parameters[key] for key in learn if key not in moved]:
             raise UsageError(
-                f"{self.name}_optimizer leaves out {', '.join(missing[:3])} of {self.name}'s {len(parameters)} "
+                f"{self.name}_optimizer leaves out {', '.join(missing[:3])} of {self.name}'s {len(learn)} "
                 "parameters: give it all of them, in groups of any order"
             )
-        if len(moved) > len(parameters):
+        if strange := moved - parameters.keys():
             raise UsageError(
-                f"{self.name}_optimizer has {len(moved) - len(parameters)} parameters that are not {self.name}'s: "
+                f"{self.name}_optimizer has {len(strange)} parameters that are not {self.name}'s: "
                 "give it those that it is called with"
             )
+
+
+def has_ended(one: Continued, optimizer: State, scheduler: State, clock: Clock) -> bool:
+    """Whether a schedule has come to rate 0 and stays there; a rate of 0 that was given is meant.
+
+    Args:
+        one: made anew, to be used for nothing else.
+        optimizer: the state that it goes on from.
+        scheduler: likewise.
+        clock: of the run that goes on.
+    """
+    assert one.scheduler is not None
+    groups = one.optimizer.param_groups
+    if not any(group["initial_lr"] for group in groups):
+        return False
+    for group, saved in zip(groups, optimizer["param_groups"], strict=True):
+        group["lr"] = saved["lr"]
+    one.scheduler.load_state_dict(scheduler)
+    if isinstance(one.scheduler, EnvStepsLR):
+        one.scheduler.follow(clock)
+        return not any(group["lr"] for group in groups)  # it goes one way, and has arrived
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the optimizer's steps
+        for _ in range(LOOKED_AHEAD):
+            if any(group["lr"] for group in groups):
+                return False
+            one.scheduler.step()
+    return True
 
 
 class Stepper:
@@ -101,7 +148,7 @@ class Stepper:
     """
 
     def __init__(self, step: Callable[[], Any], network: nn.Module, scheduler: LRScheduler | None) -> None:
-        self.step, self.parameters = step, list(network.parameters())
+        self.step, self.parameters = step, trainable(network)
         self.scheduler = None if isinstance(scheduler, EnvStepsLR) else scheduler
 
     def __call__(self, gradients: tuple[Tensor, ...]) -> None:
@@ -124,13 +171,25 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn: those that nobody has frozen for good by `requires_grad_(False)`."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def with_parameters(learned: dict[str, Learned]) -> dict[str, Learned]:
+    """Those with a parameter that learns, which an optimizer needs."""
+    return {name: one for name, one in learned.items() if trainable(one.network)}
+
+
 def grad(loss: Tensor, network: nn.Module) -> tuple[Tensor, ...]:
-    """∂loss/∂parameters of a network, in the order of its parameters."""
-    return torch.autograd.grad(loss, list(network.parameters()))
+    """∂loss/∂parameters of a network, in the order of those that learn."""
+    [gradients] = grads(loss, [network])
+    return gradients
 
 
 def grads(loss: Tensor, networks: Sequence[nn.Module]) -> list[tuple[Tensor, ...]]:
     """∂loss/∂parameters of several networks, in one backward pass."""
-    parameters = [list(network.parameters()) for network in networks]
-    flat = iter(torch.autograd.grad(loss, [parameter for own in parameters for parameter in own]))
+    parameters = [trainable(network) for network in networks]
+    every = [parameter for own in parameters for parameter in own]
+    flat = iter(torch.autograd.grad(loss, every) if every else ())
     return [tuple(next(flat) for _ in own) for own in parameters]

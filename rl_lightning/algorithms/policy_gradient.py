@@ -176,7 +176,8 @@ class PolicyGradient(nn.Module):
         stride = -(-len(action) // MEASURED)
         obs, action, weighed = _each(lambda x: x[::stride], obs, action, weighed)
         surrogate = Surrogate(self, networks)
-        parameters = {f"networks.policy.{name}": p.detach() for name, p in networks.policy.named_parameters()}
+        named = networks.policy.named_parameters()
+        parameters = {f"networks.policy.{name}": p.detach() for name, p in named if p.requires_grad}
 
         def of_batch(parameters: dict[str, Tensor], obs: Obs, action: Tensor, weighed: Weighed) -> Tensor:
             value: Tensor = functional_call(surrogate, parameters, (obs, action, weighed))
@@ -240,4 +241,5 @@ def _no_critic(obs: Obs, action: Tensor) -> Tensor:
 
 
 def _squared_norm(gradients: dict[str, Tensor]) -> Tensor:
-    return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
+    squares = [gradient.square().sum() for gradient in gradients.values()]
+    return torch.stack(squares).sum() if squares else torch.zeros(())

@@ -1,14 +1,15 @@
 """Trust region policy optimization (arXiv:1502.05477), with GAE for advantages (arXiv:1506.02438)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
+from rl_lightning.algorithms.learned import trainable
 from rl_lightning.algorithms.off_policy_critic import CriticCallable
 from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
@@ -65,7 +66,9 @@ class TRPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
+    steps_without_optimizer = True
 
     def __init__(
         self,
@@ -115,7 +118,12 @@ class TRPO(Algorithm):
         )
         self.gradient_variance = gradient_variance
         self.policy_gradient = PolicyGradient(self, estimator, critic)
+        self.learned("policy", self.networks.policy, None)  # moved by `step_policy`
         self.learned("value", self.networks.value, value_optimizer, value_scheduler)
+
+    def learns(self, name: str) -> bool:
+        """Also the policy, by steps of its own."""
+        return name == "policy" or super().learns(name)
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B, *action_shape]."""
@@ -127,7 +135,8 @@ class TRPO(Algorithm):
             self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
             replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
             samples = self.with_advantages(rollout, replayed)
-            self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
+            if not self.is_frozen("policy"):
+                self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
             for minibatch in shuffled(samples, self.n_critic_updates, self.batch_size):
                 found = self.compute_gradients(minibatch)
                 self.step("value", found)
@@ -157,7 +166,7 @@ class TRPO(Algorithm):
     def step_policy(self, samples: Samples) -> Metrics:
         """Maximize the surrogate (Eq. 14) within the trust region: natural gradient, then line search (appendix C)."""
         policy = self.networks.policy
-        parameters = list(policy.parameters())
+        parameters = trainable(policy)
         old_pi = self.networks.distribution(samples.obs).detach()
         old_log_prob = self.policy_gradient.log_prob(old_pi, samples.action)  # [B], or [B, A]
 
@@ -184,12 +193,12 @@ class TRPO(Algorithm):
         before = self._mean((surrogate.detach(),))
         with torch.no_grad():
             for tries in range(self.line_search_max_iter):
-                vector_to_parameters(start + self.line_search_shrinking_factor**tries * full_step, parameters)
+                write(start + self.line_search_shrinking_factor**tries * full_step, parameters)
                 now, kl = self._mean(surrogate_and_kl())
                 if kl < self.target_kl and now > before:
                     break
             else:
-                vector_to_parameters(start, parameters)
+                write(start, parameters)
                 now, kl = before.squeeze(), torch.zeros_like(kl)
             return {
                 "train/policy_loss": -now,
@@ -248,3 +257,14 @@ def conjugate_gradient(
         previous, squared_norm = squared_norm, residual @ residual
         direction = residual + (squared_norm / previous) * direction
     return x
+
+
+def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Write a vector into the parameters that it holds, one after the other.
+
+    torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last digits
+    of their products: a resumed run would differ.
+    """
+    parts = vector.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.copy_(part.view_as(parameter))

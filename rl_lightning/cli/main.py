@@ -3,43 +3,42 @@
 import inspect
 import logging
 import math
-import netrc
 import os
 import secrets
-import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import wandb
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.base import Algorithm
+from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
 from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.callbacks import EnvStepsProgressBar
-from rl_lightning.checkpoints import KEY, check_resumable, load_checkpoint, local_file, signature
+from rl_lightning.algorithms.trainer_settings import check_trainer
+from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
+from rl_lightning.checkpoints import check_resumable, local_file
+from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.cli.export import EXPORT, export
+from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
+from rl_lightning.cli.report import report
+from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
+from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.starting import start_from, start_of_run
+from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
-from rl_lightning.errors import EnvironmentFault, UsageError, require
+from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
 
 DEFAULTS = {
-    "checkpoint.monitor": "val/return_mean",
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "best",
     "trainer.default_root_dir": "runs",
     "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
     "trainer.num_sanity_val_steps": 0,
@@ -61,6 +60,11 @@ DESCRIPTIONS = {
     "test": "Evaluate a checkpoint (--ckpt_path) on data.test_episodes episodes." + SETTINGS,
     "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt." + SETTINGS,
 }
+RESUME = (
+    "Go on with a run, in its own folder and with its own settings, from its last checkpoint: metrics.csv and the W&B "
+    "run go on too. A flag wins over the run's setting, and one that cannot is refused. A finished run goes on with "
+    "more environment steps: --data.total_env_steps=N. Schedules follow the new length."
+)
 
 
 class RLCLI(LightningCLI):
@@ -75,6 +79,8 @@ class RLCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.run_dir: Path | None = None
+        self.resumes: Run | None = None  # the run that goes on in its own folder
+        self.is_finished = False  # whether all of its environment steps are behind it
         super().__init__(
             Algorithm,
             LightningDataModule,
@@ -92,13 +98,27 @@ class RLCLI(LightningCLI):
             args=args,
         )
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Add `resume` and `export` to the subcommands; `main` runs the latter, which needs no trainer."""
+        super().setup_parser(*args, **kwargs)
+        usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
+        parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
+        parser.add_argument("RUN", type=str, help="The folder of a run, as `fit` prints it.")
+        assert self.parser._subcommands_action is not None
+        self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
+        self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
         given = sys.argv[1:] if args is None else args
-        given = [
-            f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith("init_from") else arg for arg in given
-        ]
+        own = ("init_from", "init_parts")
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
+        if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
+            self.resumes, given = resumed(given)
         self.config = parser.parse_args(config_files_first(given))
+        seed = self.config[self.config.subcommand].seed_everything
+        advice = "give an int from 0 to 2**32 - 1, or true for any"
+        require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
@@ -109,12 +129,18 @@ class RLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # LightningCLI would add its own also with trainer.enable_checkpointing=false
+        parser.add_class_arguments(Checkpoints, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.set_defaults(DEFAULTS)
         parser.add_argument(
             "--init_from",
             type=str | None,
-            help="A checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+            help="A run folder or checkpoint (file or URL) whose networks to start from, with everything else fresh.",
+        )
+        parser.add_argument(
+            "--init_parts",
+            type=list[str] | None,
+            help="Which of its networks to take, e.g. [policy,normalizers], also of another algorithm; by default all.",
         )
         for space in ("observation_space", "action_space"):
             parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
@@ -134,20 +160,32 @@ class RLCLI(LightningCLI):
         """Check what needs no objects, and tell the loggers of the folder to come."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
-        config.ckpt_path = self.ckpt_path
         check_precision(config.trainer.precision)
-        if config.ckpt_path is not None:
-            config.ckpt_path = str(local_file(config.ckpt_path))
-            config.init_from = None  # the checkpoint holds all that it gave
-        if self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
+        advice = "rows and checkpoints are kept of a run from the command line; leave it out"
+        require(not config.trainer.barebones, "trainer.barebones", True, advice)
+        self.checkpoint: str | None = None  # the file to start from
+        if self.ckpt_path is not None and not self.resumes:
+            self.ckpt_path = find_checkpoint(self.ckpt_path, [str(path) for path in config.config or ()])
+            self.checkpoint = str(local_file(self.ckpt_path))
+            config.init_from = config.init_parts = None  # the checkpoint holds all that they gave
+        advice = "give init_from, whose parts they are, or leave it out"
+        require(config.init_parts is None or config.init_from is not None, "init_parts", config.init_parts, advice)
+        config.ckpt_path = self.ckpt_path  # for config.yaml
+        if self.subcommand != "fit" and self.ckpt_path is None and config.init_from is None:
+            raise UsageError(
+                f"ckpt_path is missing: `{self.subcommand}` would evaluate random networks; give --ckpt_path=FILE, "
+                "like a run's checkpoints/best.ckpt"
+            )
+        if self.resumes:
+            self.run_dir = self.resumes.folder
+        elif self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
             self.run_dir = _new_run_dir(config)
         if self.subcommand != "fit" or self.run_dir is None:
             config.trainer.logger = False  # looking at a checkpoint leaves no logs behind
         for logger in _as_list(config.trainer.logger):
-            _check_logger(logger)
-            if "save_dir" in logger.init_args:
-                # in the run folder, also where the config is another run's
-                logger.init_args.save_dir = str(self.run_dir)
+            assert self.run_dir is not None
+            prepare_wandb(logger, self.run_dir)
+            keep_inside(logger, self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """Check the checkpoint against the model; only then make the run folder, and the trainer."""
@@ -156,52 +194,83 @@ class RLCLI(LightningCLI):
         self.model.check_data(self.datamodule)
         if self.subcommand == "fit":
             self.datamodule.check_memory()
-        if config.ckpt_path is not None:
-            self._check_checkpoint(config.ckpt_path)
-        if config.init_from is not None:
-            self.model.load_weights(config.init_from)
-        callbacks = _as_list(config.trainer.callbacks)
-        if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks = [*callbacks, EnvStepsProgressBar()]
-        # Lightning's save_last saves only together with a new best one: after a long decline it would be an old one
-        overrides["callbacks"] = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
-        csv_logger = CSVLogger(str(self.run_dir), name="", version="")
-        if self.run_dir is not None and self.subcommand == "fit":
-            overrides["logger"] = [csv_logger, *_as_list(config.trainer.logger)]  # the first gives the log_dir
+        metrics_csv = MetricsCSV(self.run_dir) if self.run_dir is not None and self.subcommand == "fit" else None
+        if self.resumes and metrics_csv:
+            metrics_csv.open()  # before anything in it is read
         try:
-            trainer = super().instantiate_trainer(**overrides)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+            self._check_start(metrics_csv)
+            config.ckpt_path = self.checkpoint
+            callbacks = _as_list(config.trainer.callbacks)
+            if config.trainer.enable_progress_bar is not False and not any(
+                isinstance(c, ProgressBar) for c in callbacks
+            ):
+                callbacks = [*callbacks, EnvStepsProgressBar()]
+            if config.trainer.enable_checkpointing is not False:
+                callbacks = [*callbacks, config.checkpoint]
+            overrides["callbacks"] = callbacks
+            if metrics_csv:
+                overrides["logger"] = [metrics_csv, *_as_list(config.trainer.logger)]  # the first gives the log_dir
+            trainer = self._make_trainer(overrides)
+        except BaseException:
+            if metrics_csv:
+                metrics_csv.finalize("failed")
+            raise
+        check_trainer(trainer, self.subcommand, self.model, self.datamodule)
         if self.subcommand == "predict":
             require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
-        if self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
-            self.run_dir.mkdir(parents=True)
-            if self.subcommand == "fit":
-                _ = csv_logger.experiment  # opened while the folder is empty, or it warns of old files
+        if self.run_dir is not None and not self.resumes and getattr(rank_zero_only, "rank", 0) == 0:
+            _make(self.run_dir)
+            if metrics_csv:
+                metrics_csv.open()
         return trainer
 
-    def _check_checkpoint(self, path: str) -> None:
-        """Refuse a checkpoint that the trainer would fail on later, with the run folder already made."""
-        checkpoint = load_checkpoint(path, signature(self.model, self.model.observation_space, self.model.action_space))
-        if self.subcommand != "fit":
+    def _make_trainer(self, overrides: dict[str, Any]) -> Trainer:
+        try:
+            return super().instantiate_trainer(**overrides)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _check_start(self, metrics_csv: MetricsCSV | None) -> None:
+        """Refuse what the run cannot start from, which the trainer would fail on later; end where nothing is left."""
+        assert self.subcommand is not None
+        config = self.config_init[self.subcommand]
+        start = None
+        if self.resumes:
+            start = start_of_run(self.resumes, self.model)
+        elif self.checkpoint is not None:
+            start = start_from(self.checkpoint, self.model)
+        elif config.init_from is not None:
+            self.model.load_weights(config.init_from, config.init_parts)
+        if start is None:
             return
-        check_resumable(checkpoint, path)
-        env_steps = checkpoint[KEY]["env_steps"]
-        total = getattr(self.datamodule, "total_env_steps", math.inf)
-        require(
-            env_steps < total,
-            "data.total_env_steps",
-            total,
-            f"checkpoint {path!r} has {env_steps} environment steps behind it already; give more than that",
-        )
+        self.checkpoint = start.path
+        changed = self._changes_since(start.run) if start.run and self.subcommand == "fit" else {}
+        check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, changed)
+        if self.subcommand == "fit":
+            check_resumable(start.checkpoint, start.path)
+            if "buffer" in start.checkpoint.get("ReplayDataModule", {}):
+                self.datamodule.buffer_from = None  # the checkpoint holds what that gave
+            self.save_config_kwargs = {"env_steps": start.env_steps}
+            total = getattr(self.datamodule, "total_env_steps", math.inf)
+            self.is_finished = start.is_finished(total, metrics_csv if self.resumes else None)
+            if not self.is_finished:
+                self.model.check_learns_on(start.checkpoint, total)
+            if line := check_changes(changed):
+                note(line)
+
+    def _changes_since(self, run: Run) -> dict[str, Change]:
+        """Settings that are others than in the run's `config.yaml`."""
+        its = self.parser.parse_args(["fit", "-c", str(run.config)])["fit"]
+        return changes(its, self.config["fit"])
 
     # Running
 
     # Checkpoints are data: without `weights_only` Lightning reads one from a URL as a pickle, which can run code
 
     def fit(self, **arguments: Any) -> None:
-        """Train."""
-        self.trainer.fit(**arguments, weights_only=True)
+        """Train, unless only the final test is left."""
+        if not self.is_finished:
+            self.trainer.fit(**arguments, weights_only=True)
 
     def validate(self, **arguments: Any) -> None:
         """Evaluate on `data.eval_episodes` episodes."""
@@ -215,9 +284,11 @@ class RLCLI(LightningCLI):
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
         if self.run_dir is None:
             return
-        [result] = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        path, results = self.checkpoint if self.is_finished else None, [None]
+        if self.trainer.limit_test_batches:
+            results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            print(_report(self.run_dir, self.trainer, result))
+            print(report(self.run_dir, self.trainer, self.model.env_steps, results[0]))
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
@@ -237,21 +308,6 @@ def _settings_of(owner: type) -> str:
     return ", ".join(name for name in inspect.signature(owner).parameters if not name.endswith("_space"))
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved `config.yaml` in the run folder, and shows W&B the same settings."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it where there is a run folder: looking at a checkpoint makes none."""
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show W&B the settings."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
-
-
 def _new_run_dir(config: Namespace) -> Path:
     """A name that no other run has or gets: <root>/<algorithm>-<environment>/<time>-<random>."""
     algorithm = config.model.class_path.rsplit(".", 1)[-1]
@@ -260,57 +316,13 @@ def _new_run_dir(config: Namespace) -> Path:
     return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
 
 
-def _check_logger(logger: Namespace) -> None:
-    """Keep W&B from asking for a login, which nobody may be there to answer."""
-    if logger.class_path.rsplit(".", 1)[-1] != "WandbLogger":
-        return
-    if logger.init_args.offline:
-        os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so does the report
-    elif os.environ.get("WANDB_MODE", "online") == "online" and not _wandb_credentials():
-        raise UsageError(
-            "trainer.logger.offline=False is not allowed without W&B credentials: run `wandb login` first or set "
-            "WANDB_API_KEY, or leave it offline and `wandb sync` the run later"
-        )
-
-
-def _wandb_credentials() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+def _make(run_dir: Path) -> None:
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _report(run_dir: Path, trainer: Trainer, result: Mapping[str, float]) -> str:
-    """What `fit` prints last."""
-    config, metrics = quote(str(run_dir / "config.yaml")), quote(str(run_dir / "metrics.csv"))
-    best, last = (quote(str(run_dir / "checkpoints" / name)) for name in ("best.ckpt", "last.ckpt"))
-    episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
-    total = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
-    lines = [
-        f"Return {result['test/return_mean']:.1f} ± {result['test/return_std']:.1f} "
-        f"over {episodes} episodes of the final policy, after {int(result['env_steps']):,} environment steps",
-        f"Run folder: {run_dir}",
-        f"  look      column -s, -t < {metrics} | less -S",
-        *(
-            f"  W&B       {_program('wandb')} sync {quote(str(path))}"
-            for path in sorted(run_dir.glob("wandb/offline-run-*"))
-        ),
-        f"  resume    {_program('rl-lightning')} fit -c {config} --ckpt_path={last} --data.total_env_steps={2 * total}",
-        f"  evaluate  {_program('rl-lightning')} test -c {config} --ckpt_path={best}",
-    ]
-    return "\n".join(lines)
-
-
-def _program(name: str) -> str:
-    """How to call a program installed beside this one: by name where that finds it, else by its path."""
-    installed = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if found is not None and Path(found).resolve() == installed.resolve():
-        return name
-    return quote(os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed))
+        run_dir.mkdir(parents=True)
+    except OSError as error:
+        root = str(run_dir.parents[1])
+        advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
+        raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -326,11 +338,20 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
+    given = sys.argv[1:] if args is None else args
     try:
-        RLCLI(args)
-    except (UsageError, EnvironmentFault, MisconfigurationException) as error:
+        if given[:1] == ["export"]:
+            export(given[1:])
+        else:
+            RLCLI(args)
+    except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except SystemExit as stop:  # a signal, or a mistake in the command line
+        wandb.finish(exit_code=stop.code if isinstance(stop.code, int) else 1)
+        raise
+    except KeyboardInterrupt:  # before or after training
+        sys.exit(130)
     wandb.finish()  # the next run in this process, if there is one, is a W&B run of its own
 
 

@@ -1,16 +1,25 @@
 """The command line's parser: every mistake in flags and config files ends the program with one line and exit code 2."""
 
 import os
+import sysconfig
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
+from rl_lightning.cli.causes import find_cause
 from rl_lightning.cli.messages import explain
+from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_line
 
 WRAPPERS = ("Does not validate against", "Problem with given class_path", "Parser key", "Type ")  # of other errors
+
+
+OURS = (UsageError, EnvironmentFault, Divergence, MisconfigurationException)  # errors that say what to do
 
 
 class OneLineErrorParser(LightningArgumentParser):
@@ -79,8 +88,27 @@ class OneLineErrorParser(LightningArgumentParser):
             cause: BaseException = error
             while cause.__cause__ is not None and str(cause).startswith(WRAPPERS):
                 cause = cause.__cause__
-            raise cause from cause.__cause__
+            if isinstance(cause, OURS):
+                raise cause from cause.__cause__
+            if str(cause).startswith("Expected a"):  # jsonargparse's, of one of several types; another tells more
+                told = find_cause(str(error))
+                raise UsageError(
+                    f"{told.class_path or told.value} cannot be made: {one_line(told.text)}; mend it, or its settings"
+                ) from error
+            raise UsageError(
+                f"{type(cause).__name__} in {_place(cause)}: {one_line(cause) or 'without a message'}; mend what is "
+                "there, or the settings that it is given"
+            ) from cause
         return objects
+
+
+def _place(error: BaseException) -> str:
+    """File and line that an error comes from: the user's own file, if one had part in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (*sysconfig.get_paths().values(), str(Path(__file__).parents[1]), "<")
+    own = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def config_files_first(args: list[str]) -> list[str]:

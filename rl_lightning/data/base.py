@@ -51,6 +51,7 @@ class EnvironmentDataModule(LightningDataModule):
     Attributes:
         observation_space: of one environment.
         action_space: of one environment as `make_env` makes it.
+        own_action_space: of the environment itself, before its actions are rescaled for learners.
         frame_stack: frames that an observation is stacked from.
         clock: environment steps of the run.
 
@@ -100,6 +101,7 @@ class EnvironmentDataModule(LightningDataModule):
         probe = make_env(env_id, self.env_kwargs)
         self._has_time_limit = probe.spec is not None and probe.spec.max_episode_steps is not None
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        self.own_action_space = probe.own_action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
         self.clock = Clock(total_env_steps)
@@ -134,7 +136,7 @@ class EnvironmentDataModule(LightningDataModule):
     @property
     def why_not_exact(self) -> str | None:
         """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
-        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs)
+        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs, self.env_timeout)
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""

@@ -152,15 +152,17 @@ class RolloutStream:
     Attributes:
         device: where rollouts are moved to.
         taken: environment steps so far.
+        has_begun: whether it has been asked for rollouts.
     """
 
     def __init__(self, data: RolloutDataModule, env_steps: int) -> None:
         self.data, self.env_steps = data, env_steps
         self.device = torch.device("cpu")
-        self.taken = 0
+        self.taken, self.has_begun = 0, False
 
     def __iter__(self) -> Iterator[Rollout]:
         """Rollouts [T, num_envs, ...] on the device."""
+        self.has_begun = True
         while self.taken < self.env_steps:
             rollout = self.data.rollout()
             self.taken += rollout.reward.numel()
@@ -189,24 +191,34 @@ class RolloutLoader:
 
     def __init__(self, data: RolloutDataModule) -> None:
         self.data, self.batches = data, data.batches_per_epoch
+        self._restored = (0, 0)
+        self._given, self._excess = 0, 0  # streams of this epoch, and what the latest takes less
+        self._stream: RolloutStream | None = None
 
     def state_dict(self) -> State:
-        """Nothing: batches are gathered as they are learned from, so an epoch goes on wherever it was."""
-        return {}
+        """Where in the epoch it is, and what the stream to come takes less; the rest is gathered as it is learned from."""
+        stream = self._stream
+        if stream is None or not stream.has_begun:
+            return {"given": max(0, self._given - 1), "excess": self._excess}
+        if self._given == self.batches:
+            return {"given": 0, "excess": 0}
+        return {"given": self._given, "excess": stream.taken - stream.env_steps}
 
     def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
+        """Let the next iterator go on from there."""
+        self._restored = state["given"], state["excess"]
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[RolloutStream]:
         """Streams of `env_steps_per_batch` environment steps; what an episode takes more, the next takes less."""
-        stream = None
-        for _ in range(self.batches):
-            excess = stream.taken - stream.env_steps if stream else 0
-            stream = RolloutStream(self.data, self.data.env_steps_per_batch - excess)
-            yield stream
+        (self._given, self._excess), self._restored = self._restored, (0, 0)
+        while self._given < self.batches:
+            self._given += 1
+            self._stream = RolloutStream(self.data, self.data.env_steps_per_batch - self._excess)
+            yield self._stream
+            self._excess = self._stream.taken - self._stream.env_steps
 
 
 Samples = TypeVar("Samples", bound=tuple[Any, ...])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rl_lightning.environments.state import capture, restore
 from rl_lightning.environments.stepping import Episodes
-from rl_lightning.errors import EnvironmentFault
+from rl_lightning.errors import Divergence
 from rl_lightning.fast.acting import acting_of
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import to_numpy, to_tensor
@@ -83,7 +83,8 @@ class Collector:
             num_steps: how many; None for one whole episode of the first environment.
 
         Raises:
-            EnvironmentFault: an action that is not finite, and whatever an environment breaks.
+            Divergence: an action that is not finite.
+            EnvironmentFault: whatever an environment breaks.
         """
         steps: list[Step] = []
         space, device = self._envs.single_observation_space, self.actor.device
@@ -152,7 +153,7 @@ class Collector:
 
     def _step(self, action: NDArray[Any], is_random: bool = False) -> Step:
         if not np.isfinite(action).all():
-            raise EnvironmentFault(
+            raise Divergence(
                 f"the policy's action {action.tolist()} at environment step {self.clock.env_steps} is not finite: "
                 "its network diverged; lower the learning rates or scale the reward"
             )

@@ -20,7 +20,6 @@ from gymnasium.wrappers import (
     TransformAction,
     TransformReward,
 )
-from numpy.typing import NDArray
 
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
@@ -29,7 +28,7 @@ from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
-from rl_lightning.spaces import is_bounded
+from rl_lightning.spaces import learners_actions
 
 Vectorization = Literal["auto", "sync", "async"]
 
@@ -45,6 +44,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         env: the environment to watch.
         index: its place in the vector of environments, named in the message.
 
+    Attributes:
+        own_action_space: the environment's own, before `make_env` gives it the actions of learners.
+
     Raises:
         EnvironmentFault: from `reset` and `step`, naming the environment's index and its own step count.
     """
@@ -54,6 +56,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.index = index
         self.steps = 0
         self._check = obs_check(env.observation_space)  # of the first: one that changes later is a fault
+        self.own_action_space = env.action_space
         self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
 
     def reset(  # noqa: D102 (Gymnasium's)
@@ -168,7 +171,7 @@ def classes_of(env: gym.Env[Any, Any]) -> str:
     return " of ".join(names)
 
 
-def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> gym.Env[Any, Any]:
+def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> CheckedEnv:
     """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0.
 
     What a learner gives beyond [-1, 1], as an unbounded policy does, is clipped.
@@ -204,7 +207,9 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         space = getattr(env, name, None)
         allowed = "it must be a gymnasium.Space from the constructor on; set it there"
         require(isinstance(space, gym.Space), f"{name} of {env_id}", space, allowed)
-    return CheckedEnv(_with_learners_actions(env), index)
+    checked = CheckedEnv(_with_learners_actions(env), index)
+    checked.own_action_space = env.action_space
+    return checked
 
 
 def _tell_mujocos_warnings_once() -> None:
@@ -216,32 +221,8 @@ def _tell_mujocos_warnings_once() -> None:
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    space = env.action_space
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        if (space.low == -1.0).all() and (space.high == 1.0).all():
-            return TransformAction(env, clip_action, unit)
-        if is_bounded(space):
-            return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
-        return TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
-    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
-        start = int(space.start)
-        return TransformAction(env, lambda action: int(action) + start, gym.spaces.Discrete(int(space.n)))
-    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
-        return TransformAction(env, lambda action: action + space.start, gym.spaces.MultiDiscrete(space.nvec))
-    return env
-
-
-def clip_action(action: NDArray[Any]) -> NDArray[Any]:
-    """To [-1, 1]."""
-    clipped: NDArray[Any] = np.minimum(np.maximum(action, np.float32(-1.0)), np.float32(1.0))
-    return clipped
-
-
-def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
-    rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
-    return rescaled
+    space, to_environment = learners_actions(env.action_space)
+    return env if to_environment is None else TransformAction(env, to_environment, space)
 
 
 VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be reset one by one; others reset themselves

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import iterate
 
 from rl_lightning.environments.make import Vectorization, make_vec_env, vectorized_by_gymnasium
-from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
+from rl_lightning.environments.snapshots.adapters import adapter_of, process_generators, set_process_generators
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import left_alone, take
 from rl_lightning.environments.vector import WatchedVector
@@ -41,7 +41,7 @@ def capture(envs: Envs) -> list[State]:
         EnvironmentFault: an environment raised.
     """
     if not isinstance(envs, WatchedVector):
-        return [with_tensors({"classes": type(envs).__name__, "environment": take(envs)})]
+        return [with_tensors({"classes": name_of(envs), "environment": take(envs)})]
     taken = envs.call("capture", not envs.envs)
     states = zip(taken, iterate(envs.observation_space, envs.observations), strict=True)
     return [with_tensors(state | {"obs": take(obs)}) for state, obs in states]
@@ -71,11 +71,14 @@ def restore(envs: Envs, states: list[State]) -> None:
         for index, state in enumerate(states):
             write_row(envs.observations, index, put(state["obs"]))
         return
-    if states[0]["classes"] != (mine := type(envs).__name__):
-        raise UsageError(
-            f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same ones"
-        )
+    if states[0]["classes"] != (mine := name_of(envs)):
+        raise UsageError(f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same")
     put(states[0]["environment"], envs)
+
+
+def name_of(envs: Envs) -> str:
+    """The class of a vectorized environment, and how many it steps."""
+    return f"{type(envs).__name__} of {envs.num_envs}"
 
 
 def with_tensors(state: State) -> State:
@@ -89,7 +92,7 @@ def with_arrays(state: State) -> State:
     try:
         parts = {name: part for name, part in state.items() if isinstance(part, dict)}
         made = state | {name: part | {"data": part["data"].numpy()} for name, part in parts.items()}
-        made["environment"], made["classes"]
+        made["environment"], made["classes"]  # or it is none
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"what was saved is no state of an environment: {one_line(repr(error))}") from error
     return made
@@ -100,6 +103,7 @@ def why_not_restorable(
     env_kwargs: Mapping[str, Any] | None = None,
     vectorization: Vectorization = "sync",
     num_envs: int = 1,
+    timeout: float | None = None,
 ) -> str | None:
     """Whether play goes on exactly from a captured state, tried on two environments that are closed again.
 
@@ -109,8 +113,9 @@ def why_not_restorable(
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
-        vectorization: as for `make_vec_env`.
+        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes too, where they may die or hang.
         num_envs: as for `make_vec_env`.
+        timeout: as for `make_vec_env`.
 
     Returns:
         None where it does; else why not, and what to do.
@@ -124,7 +129,7 @@ def why_not_restorable(
         warnings.simplefilter("ignore")  # they come again when the run makes its environments
         try:
             for _ in range(2):
-                made.append(make_vec_env(env_id, num_envs if whole else 1, "auto" if whole else "sync", env_kwargs))
+                made.append(make_vec_env(env_id, num_envs if whole else 1, vectorization, env_kwargs, timeout))
             return compare(env_id, *made)
         finally:
             for envs in made:
@@ -143,31 +148,44 @@ def generators_kept() -> Iterator[None]:
 
 def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
     """Play in the first, let the second go on from the middle, and say where they part."""
-    left: list[str] = []
     try:
         played.reset(seed=list(range(played.num_envs)))  # type: ignore[arg-type]
         played.action_space.seed(0)
         play(played, [played.action_space.sample() for _ in range(STEPS_BEFORE)])
-        left = left_alone(played.envs[0] if isinstance(played, WatchedVector) else played)
         file = BytesIO()
         torch.save(capture(played), file)
+        looked_into = in_this_process(played)
+        left = [] if looked_into is None else left_alone(looked_into)
         generators = process_generators()
         actions = [played.action_space.sample() for _ in range(STEPS_AFTER)]
         expected = play(played, actions)
-        file.seek(0)
+    except (UsageError, EnvironmentFault) as error:
+        return f"{env_id}: {one_line(error)}"
+    file.seek(0)
+    try:
         restore(fresh, torch.load(file, weights_only=True))
-        set_process_generators(generators)
+        set_process_generators(generators)  # a run restores its own too
         different = first_difference(expected, play(fresh, actions))
     except (UsageError, EnvironmentFault) as error:
         different = one_line(error)
-    if different is None:
-        return None
-    own = hasattr(type(played.envs[0].unwrapped), "state_dict") if isinstance(played, WatchedVector) else False
-    if own:
-        return f"{env_id}: {different}, although its state_dict() and load_state_dict(state) were used"
+    return different and f"{env_id}: {because(played, left, different)}"
+
+
+def in_this_process(envs: Envs) -> Any:
+    """What can be looked into: the first environment, or all of a vectorized one; None of those in processes."""
+    return next(iter(envs.envs), None) if isinstance(envs, WatchedVector) else envs
+
+
+def because(played: Envs, left: list[str], different: str) -> str:
+    """What is most likely behind a difference, and what to do."""
+    env = in_this_process(played)
+    if env is not None and env is not played and adapter_of(type(env.unwrapped)) is not None:
+        return f"{different}, although its state_dict() and load_state_dict(state) were used: they leave something out"
+    if len(left) == 1:
+        return f"its attribute {left[0]} holds no plain data; {METHODS}"
     if left:
-        return f"{env_id}: its attribute {left[0]} holds no plain data; {METHODS}"
-    return f"{env_id}: {different}, although all its attributes were restored; {METHODS}"
+        return f"its attributes {', '.join(left[:3])} hold no plain data; {METHODS}"
+    return f"{different}, although all its attributes were restored; {METHODS}"
 
 
 def play(envs: Envs, actions: list[Any]) -> list[dict[str, Any]]:

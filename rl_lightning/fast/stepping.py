@@ -16,12 +16,11 @@ def step_of(optimizer: LightningOptimizer, module: LightningModule, trainer: Tra
     """The optimizer's `step`, past Lightning's strategy where it would do no more than call it.
 
     Lightning asks every callback for `on_before_optimizer_step`, which takes longer than a small network's step. Where
-    no callback and no learner has that hook or `optimizer_step`, and one device trains, nobody would be asked.
+    no callback and no learner has that hook, and one device trains, nobody would be asked.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     hook = "on_before_optimizer_step"
     asked = is_overridden(hook, module) or any(is_overridden(hook, callback, Callback) for callback in callbacks)
-    asked = asked or is_overridden("optimizer_step", module)
     if asked or type(trainer.strategy) is not SingleDeviceStrategy or not switch.is_on():
         return optimizer.step
     step = optimizer.optimizer.step  # as schedulers have wrapped it

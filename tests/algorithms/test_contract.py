@@ -546,7 +546,7 @@ def test_loaded_weights_are_those_of_a_checkpoint_of_the_same_learner_and_spaces
     model = made(case)
     model.load_weights(path)
     assert same(model.state_dict(), torch.load(path, weights_only=True)["state_dict"])
-    with refused(re.escape(f"checkpoint {str(path)!r} is of algorithm {called(case)}, this run has {called(other)}: ")):
+    with refused(re.escape(f"checkpoint {str(path)!r} is of algorithm {called(case)}, this run has {called(other)}")):
         made(other).load_weights(path)
     with refused(re.escape(f"checkpoint {str(path)!r} is of observation space ")):
         made(case, data_of(case, "discrete")).load_weights(path)
@@ -566,3 +566,135 @@ def test_one_seed_gives_the_same_weights_again_bit_for_bit_and_another_seed_othe
 
     assert same(trained(3), trained(3))
     assert not same(trained(3), trained(4))
+
+
+# Frozen networks
+
+
+class FirstLayerFrozen(MLP):
+    """An MLP whose first layer somebody has trained before."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features, hidden_sizes=(8,), activation="tanh")
+        self[0].requires_grad_(False)
+
+
+def made_to_follow(case: Case, data: EnvironmentDataModule, **settings: Any) -> Any:
+    """A learner whose targets follow at once."""
+    at_once = {"target_update_interval": 1} if "target_update_interval" in case.arguments else {}
+    return made(case, data, **at_once, **settings)
+
+
+def moved(model: Any, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def state_of(model: Any) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def of_networks(case: Case, *names: str) -> tuple[str, ...]:
+    """What the tensors of these networks, and of their targets, begin with."""
+    networks = [case.networks[name] for name in names]
+    return tuple(f"{name}." for where in networks for name in (where, f"target_{where}"))
+
+
+@each
+def test_parameters_that_are_frozen_for_good_stay_and_all_others_learn(case):
+    data = data_of(case)
+    model = made_to_follow(case, data, network=FirstLayerFrozen)
+    before, trainer = state_of(model), make_trainer()
+    fit(model, data, trainer)
+    learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    targets = {name for name in before if name.startswith("target_") and name.removeprefix("target_") in learn}
+    assert learn < {name for name, _ in model.named_parameters()}
+    assert moved(model, before) == learn | targets
+    owned = [id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]]
+    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    assert frozen.isdisjoint(owned)
+
+
+@pytest.mark.parametrize(("case", "name"), [(case, name) for case in CASES for name in case.networks], ids=called)
+def test_a_network_that_is_frozen_for_good_stays_with_its_target_and_the_others_learn(case, name):
+    data = data_of(case)
+    model = made_to_follow(case, data)
+    model.get_submodule(case.networks[name]).requires_grad_(False)
+    if len(case.networks) == 1:
+        with refused(f"{called(case)} has nothing to learn: all its parameters have requires_grad=False; "):
+            fit(model, data)
+        return
+    before = state_of(model)
+    fit(model, data)
+    others = of_networks(case, *(other for other in case.networks if other != name))
+    assert moved(model, before) == {tensor for tensor in before if tensor.startswith(others)}
+
+
+class Watch(Callback):
+    """The tensors after each gradient step, by the environment step it was taken at."""
+
+    def __init__(self):
+        self.seen: list[tuple[int, dict[str, Tensor]]] = []
+
+    def on_gradient_step_end(self, trainer, pl_module):
+        self.seen.append((pl_module.env_steps, state_of(pl_module)))
+
+
+@pytest.mark.parametrize(("case", "name"), [(case, name) for case in CASES for name in case.networks], ids=called)
+def test_a_part_that_freeze_names_rests_with_its_target_up_to_the_environment_step_and_learns_from_it_on(case, name):
+    data = data_of(case, total_env_steps=2 * case.data["total_env_steps"])
+    model, watch = made_to_follow(case, data), Watch()
+    until = case.data["total_env_steps"] + 1
+    part = "temperature" if name == "ent_coef" else name
+    before = state_of(model)
+    trainer = make_trainer([rl_lightning.Freeze([part], until), watch])
+    fit(model, data, trainer)
+    its = of_networks(case, name)
+    resting = [tensors for env_steps, tensors in watch.seen if env_steps < until]
+    learning = [tensors for env_steps, tensors in watch.seen if env_steps >= until]
+    assert resting
+    assert learning
+    for tensors in resting:
+        assert all(torch.equal(tensors[key], before[key]) for key in before if key.startswith(its))
+    first_steps = [learning[0][key] for key in before if key.startswith(case.networks[name])]
+    assert not same(first_steps, [before[key] for key in before if key.startswith(case.networks[name])])
+    if (case.learner, name) != (TRPO, "policy"):
+        optimizer = trainer.optimizers[[*case.learned].index(name)]
+        assert {state["step"].item() for state in optimizer.state.values()} == {len(learning)}
+    others = of_networks(case, *(other for other in case.networks if other != name))
+    assert {key for key in before if not torch.equal(resting[-1][key], before[key])} == {
+        key for key in before if key.startswith(others)
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "env_steps", "message"),
+    [
+        ([], 20, "Freeze.parts=[] is not allowed: name one part or more"),
+        (["policy"], 0, "Freeze.env_steps=0 is not allowed: give 1 or more"),
+        (["polcy"], 20, "Freeze.parts='polcy' is not allowed: the parts that learn are q, policy, temperature"),
+        (["ent_coef"], 20, "Freeze.parts='ent_coef' is not allowed: the parts that learn are q, policy, temperature"),
+        (["q"], 12, "Freeze.env_steps=12 is not allowed: nothing learns in the first learning_starts=12 anyway; "),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(parts, env_steps, message):
+    case = CASES[6]
+    data = data_of(case)
+    with refused(re.escape(message)):
+        fit(made(case, data), data, make_trainer([rl_lightning.Freeze(parts, env_steps)]))
+
+
+def test_a_temperature_that_is_not_learned_cannot_be_frozen():
+    case = CASES[6]
+    data = data_of(case)
+    with refused(re.escape("Freeze.parts='temperature' is not allowed: the parts that learn are q, policy")):
+        fit(made(case, data, ent_coef_optimizer=None), data, make_trainer([rl_lightning.Freeze(["temperature"], 14)]))
+
+
+def test_the_next_run_of_a_learner_is_not_frozen():
+    case = CASES[5]
+    data = data_of(case)
+    model = made(case, data)
+    fit(model, data, make_trainer([rl_lightning.Freeze(["q"], 16)]))
+    before = state_of(model)
+    fit(model, data_of(case))
+    assert moved(model, before) == before.keys()

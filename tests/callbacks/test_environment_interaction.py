@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from toys import LINEAR, CounterEnv, GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
-from rl_lightning import MLP, SAC, EnvironmentFault, EnvironmentInteraction, ReplayDataModule, UsageError
+from rl_lightning import MLP, SAC, Divergence, EnvironmentFault, EnvironmentInteraction, ReplayDataModule, UsageError
 
 
 def train(data, trainer=None):
@@ -433,7 +433,7 @@ def test_a_diverged_policy_ends_the_run_with_a_message():
     data = counter_data()
     model = tiny_sac(data.observation_space, data.action_space)
     model.act = lambda obs, deterministic=False: torch.full((1, 2), torch.nan)
-    with pytest.raises(EnvironmentFault, match=r"policy's action .*nan.* at environment step 12 is not finite"):
+    with pytest.raises(Divergence, match=r"policy's action .*nan.* at environment step 12 is not finite"):
         fit(model, data)
 
 
@@ -458,7 +458,7 @@ def test_environments_are_closed_after_an_error():
     model.on_validation_epoch_end = lambda: evaluated.append(model.env_steps)
     act = model.act
     model.act = lambda obs, deterministic=False: act(obs, deterministic) * (torch.nan if evaluated else 1.0)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(Divergence):
         fit(model, data, make_trainer(validate=True))
     assert [sum(env.closed for env in CounterEnv.made), len(CounterEnv.made)] == [1 + 2 + 10, 1 + 2 + 10]
 

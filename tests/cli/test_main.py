@@ -20,7 +20,7 @@ import torch
 import yaml
 from website import Sentinel, Website
 
-from rl_lightning import EnvironmentInteraction
+from rl_lightning import PPO, EnvironmentInteraction
 from rl_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_help_lists_init_from_among_the_programs_own_options_and_of_no_learner(c
         with pytest.raises(SystemExit):
             main([subcommand, "--help"])
         out = capsys.readouterr().out
-        assert re.search(r"^  --init_from INIT_FROM\s+A checkpoint \(file or URL\) whose networks to start", out, re.M)
+        assert re.search(r"^  --init_from INIT_FROM\s+A run folder or checkpoint \(file or URL\) whose", out, re.M)
         assert len(re.findall(r"\binit_from\b", out)) == 1
 
 
@@ -113,7 +113,7 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
 ) -> None:
     folder, _ = finished_run
     assert re.fullmatch(r"sac-pendulum-v1/\d{8}-\d{6}-[0-9a-f]{4}", f"{folder.parent.name}/{folder.name}")
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "metrics.csv", "checkpoints", "wandb"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train/return" in wandb_run.read_bytes()
@@ -149,10 +149,10 @@ def test_the_best_checkpoint_is_that_of_the_highest_evaluation(finished_run: tup
 
 
 def test_the_report_ends_with_commands_that_work(
-    finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = finished_run
-    monkeypatch.chdir(folder.parents[2])
+    monkeypatch.chdir(shutil.copytree(folder.parents[2], tmp_path / "copy"))
     assert re.search(
         r"^Return -\d+\.\d ± \d+\.\d over 3 episodes of the final policy, after 450 env", out, re.MULTILINE
     )
@@ -166,11 +166,14 @@ def test_the_report_ends_with_commands_that_work(
 
     main([*resume.split(), "--data.total_env_steps=500"])
     assert "after 500 environment steps" in capsys.readouterr().out
-    first, second = sorted(Path("runs").glob("*/*"), key=lambda path: path.stat().st_mtime)
-    assert first == folder.relative_to(folder.parents[2])
-    assert [int(float(row["env_steps"])) for row in rows(second) if "val/return_mean" in row] == [500]
-    assert list(second.glob("wandb/offline-run-*"))
-    shutil.rmtree(second)
+    [again] = Path("runs").glob("*/*")  # in its own folder
+    assert again == folder.relative_to(folder.parents[2])
+    evaluations = [int(float(row["env_steps"])) for row in rows(again) if "val/return_mean" in row]
+    assert evaluations == [300, 400, 450, 500]
+    assert rows(again)[: len(rows(folder))] == rows(folder)
+    ids = {re.fullmatch(r"offline-run-\d+_\d+-(.*)", path.name)[1] for path in again.glob("wandb/offline-run-*")}  # type: ignore[index]
+    assert len(list(again.glob("wandb/offline-run-*"))) == 2
+    assert ids == {folder.name}  # of one W&B run
 
 
 def test_validate_reports_the_same_episodes_as_training_did(
@@ -242,16 +245,18 @@ def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(p
 
 
 def test_ppo_learns_on_when_it_goes_on_by_the_command_that_fit_prints(
-    ppo_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ppo_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = ppo_run
     assert "after 2,048 environment steps" in out
     [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", out, re.MULTILINE)
-    monkeypatch.chdir(folder.parents[2])
+    monkeypatch.chdir(shutil.copytree(folder.parents[2], tmp_path / "copy"))
+    clip_ranges, present = [], PPO.present_clip_range
+    monkeypatch.setattr(PPO, "present_clip_range", lambda self: clip_ranges.append(present(self)) or clip_ranges[-1])
     main(shlex.split(resume))
+    assert [value.item() for value in clip_ranges] == pytest.approx([0.2 * k / 16 for k in range(7, 0, -1)] + [1e-6])
     assert "after 4,096 environment steps" in capsys.readouterr().out
-    [second] = set(folder.parent.iterdir()) - {folder}
-    states = [state_of(run / "checkpoints/last.ckpt") for run in (folder, second)]
+    states = [state_of(run / "checkpoints/last.ckpt") for run in (folder, folder.relative_to(folder.parents[2]))]
     for state, total in zip(states, (2048, 4096), strict=True):  # the rates of the last batch, of 256 steps
         assert state["rl_lightning"]["env_steps"] == total
         rates = [group["lr"] for each in state["optimizer_states"] for group in each["param_groups"]]
@@ -352,7 +357,7 @@ def test_a_run_starts_from_the_networks_of_another_with_everything_else_fresh(
             assert torch.equal(value, new["state_dict"][name])
     assert new["rl_lightning"]["env_steps"] == 220
     assert new["rl_lightning"]["gradient_steps"] == 20
-    assert len(new["ReplayDataModule"]["buffer"]["storage"]["reward"]) == 220
+    assert new["ReplayDataModule"]["buffer"]["filled_rows"] == 220
     assert {state["step"].item() for each in new["optimizer_states"] for state in each["state"].values()} == {20}
     assert yaml.safe_load((folder / "config.yaml").read_text())["init_from"] == str(last)
 
@@ -362,7 +367,8 @@ def test_a_resumed_run_needs_no_more_what_it_started_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(finished_run[0] / "checkpoints/last.ckpt", "start.ckpt")
-    main(["fit", "-c", PENDULUM, *SHORT, "--init_from=start.ckpt"])
+    parts = ["--init_parts=[policy]", "--data.buffer_from=start.ckpt"]
+    main(["fit", "-c", PENDULUM, *SHORT, "--init_from=start.ckpt", *parts])
     Path("start.ckpt").unlink()
     [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", capsys.readouterr().out, re.MULTILINE)
     main([*resume.split(), "--data.total_env_steps=240"])
@@ -373,19 +379,17 @@ def shown_metrics(out: str) -> dict[str, str]:
     return dict(re.findall(r"(test/\w+)\s+│\s+(-?[\d.]+)", out))
 
 
-def test_evaluation_takes_the_networks_of_init_from_as_those_of_ckpt_path_and_fresh_ones_without_either(
+def test_evaluation_takes_the_networks_of_init_from_as_those_of_ckpt_path(
     finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = finished_run[0] / "checkpoints/last.ckpt"
     monkeypatch.chdir(tmp_path)
     shown = []
-    for flags in ([f"--ckpt_path={last}"], [f"--init_from={last}"], []):
+    for flags in ([f"--ckpt_path={last}"], [f"--init_from={last}"]):
         main(["test", "-c", PENDULUM, *SMALL, *flags])
         shown.append(shown_metrics(capsys.readouterr().out))
     assert shown[0].keys() == {"test/return_mean", "test/return_std", "test/episode_length_mean"}
     assert shown[0] == shown[1]
-    assert shown[2].keys() == shown[0].keys()
-    assert shown[2] != shown[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -395,13 +399,52 @@ def test_networks_of_another_shape_are_refused_before_a_folder_exists(
     last = finished_run[0] / "checkpoints/last.ckpt"
     monkeypatch.chdir(tmp_path)
     line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, "--model.network.hidden_sizes=[9]", f"--init_from={last}")
-    assert line.startswith(f"error: init_from={str(last)!r} holds other networks than this run's: give the network it ")
+    assert line == (
+        f"error: init_from={str(last)!r} holds other networks than this run's: value.body.0.weight: [8, 3] there, "
+        "[9, 3] here; value.body.0.bias: [8] there, [9] here; value.body.2.weight: [1, 8] there, [1, 9] here; "
+        "target_value.body.0.weight: [8, 3] there, [9, 3] here; and 11 more; give the network it was trained with"
+    )
     acrobot = str(ROOT / "configs/dqn/acrobot.yaml")
     line = refusal(capsys, "fit", "-c", acrobot, f"--init_from={last}")
     assert line == (
-        f"error: checkpoint {str(last)!r} is of algorithm SAC, this run has DQN: give a checkpoint of the same, or "
-        "change env_id or model"
+        f"error: checkpoint {str(last)!r} is of algorithm SAC, this run has DQN; of observation space Box(3,) float32, "
+        "this run has Box(6,) float32; of action space Box(1,) float32, this run has Discrete(3): give a checkpoint of "
+        "the same, or change env_id or model"
     )
+    line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, f"--init_from={last}", "--init_parts=[polcy]")
+    assert line == (
+        "error: init_parts=['polcy'] is not allowed: SAC has the parts value, q, policy; give some of them, or leave "
+        "it out for all"
+    )
+    line = refusal(capsys, "fit", "-c", PENDULUM, *SHORT, "--init_parts=[policy]")
+    assert line == (
+        "error: init_parts=['policy'] is not allowed: give init_from, whose parts they are, or leave it out"
+    )
+
+
+def test_parts_of_another_learners_run_folder_start_a_run_in_which_some_rest(
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished_run[0]
+    monkeypatch.chdir(tmp_path)
+    flags = [*SHORT, f"--init_from={folder}", "--model.init_parts=[policy]", f"--data.buffer_from={folder}"]
+    freeze = ["--trainer.callbacks+=rl_lightning.Freeze", "--trainer.callbacks.env_steps=230"]
+    pendulum = str(ROOT / "configs/sac_v2/pendulum.yaml")
+    line = refusal(capsys, "fit", "-c", pendulum, *flags, *freeze, "--trainer.callbacks.parts=[value]")
+    assert line == "error: Freeze.parts='value' is not allowed: the parts that learn are q, policy, temperature"
+    assert list(tmp_path.iterdir()) == []
+    main(["fit", "-c", pendulum, *flags, *freeze, "--trainer.callbacks.parts=[policy]"])
+    [new] = tmp_path.glob("runs/*/*")
+    started, ended = state_of(folder / "checkpoints/best.ckpt"), state_of(new / "checkpoints/last.ckpt")
+    assert ended["rl_lightning"]["algorithm"] == "SACv2"
+    # with a filled buffer the first step is learned from already
+    assert ended["rl_lightning"]["gradient_steps"] == ended["rl_lightning"]["env_steps"] == 220
+    for name, value in started["state_dict"].items():
+        if name.startswith("policy"):
+            assert torch.equal(value, ended["state_dict"][name])
+    seen = state_of(folder / "checkpoints/last.ckpt")["ReplayDataModule"]["buffer"]["filled_rows"]
+    stored = ended["ReplayDataModule"]["buffer"]["filled_rows"]
+    assert stored == seen + ended["rl_lightning"]["env_steps"]
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_bit(
@@ -421,7 +464,9 @@ def test_two_runs_with_one_seed_are_equal_to_the_bit(
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for package in packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"]):
         pytest.importorskip(package)
@@ -432,6 +477,12 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
     assert "test/return_mean" in last
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
+
+    before = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
+    main(["resume", str(folder), f"--data.total_env_steps={2 * total}", "--trainer.logger=false"])
+    after = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
+    weights = [name for name in before if name.endswith(".weight") and not name.startswith("target")]
+    assert [name for name in weights if torch.equal(before[name], after[name])] == []
 
 
 def packages_of_extras(env_id: str) -> tuple[str, ...]:

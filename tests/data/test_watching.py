@@ -74,7 +74,7 @@ def test_a_rollout_ends_the_lost_episode_where_it_was_last_seen(tmp_path):
     data = RolloutDataModule(
         "faulty:Faulty-v0", kwargs, num_envs=2, rollout_steps=20, total_env_steps=80, max_env_restarts=1
     )
-    model = PPO(data.observation_space, data.action_space, policy=LINEAR, value=LINEAR, compile=False, batch_size=20)
+    model = PPO(data.observation_space, data.action_space, network=LINEAR, compile=False, batch_size=20)
     kept = []
     data.rollout, rollout = lambda: kept.append(rollout()) or kept[-1], data.rollout
     with pytest.warns(UserWarning, match="restart 1 of 1"):
@@ -217,7 +217,7 @@ def test_whatever_an_environment_does_fit_ends_well_or_with_one_line(
         *([] if obs == "dict" else ["--model.batch_size=8"]),
         "--data=rl_lightning.RolloutDataModule",
         "--data.env_id=faulty:Faulty-v0",
-        f"--data.env_kwargs={{fault: '{fault}', at: {at}, obs: {obs}, info: {info}, times: '{folder}', most: 2}}",
+        f"--data.env_kwargs={{fault: '{fault}', at: {at}, obs: {obs}, info: {info}, times: '{folder}', most: 9}}",
         f"--data.num_envs={1 if obs == 'dict' else num_envs}",
         f"--data.rollout_steps={'null' if obs == 'dict' else 8}",
         f"--data.vectorization={vectorization}",

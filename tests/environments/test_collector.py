@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from toys import CounterEnv, TinyActor
 
-from rl_lightning import EnvironmentFault, make_vec_env
+from rl_lightning import Divergence, EnvironmentFault, make_vec_env
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.stepping import Episodes
 from rl_lightning.schedules import Clock
@@ -249,7 +249,7 @@ class Diverging(TinyActor):
 def test_an_action_that_is_not_finite_is_refused_before_the_environments_see_it(value):
     collector = collector_of(2, Diverging(value))
     message = r"^the policy's action \[\[.*(nan|inf).*\]\] at environment step 4 is not finite: its network diverged"
-    with pytest.raises(EnvironmentFault, match=message) as caught:
+    with pytest.raises(Divergence, match=message) as caught:
         collector.collect(10)
     assert "\n" not in str(caught.value)
     assert [len(env.log) for env in CounterEnv.stepped()] == [2, 2]

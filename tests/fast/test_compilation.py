@@ -54,6 +54,15 @@ def test_a_number_that_is_changed_in_a_run_counts_from_then_on(name, value):
     assert_same(compiled, model, rollout())
 
 
+def test_parameters_that_are_frozen_for_good_have_no_gradients_in_the_graph_either():
+    model = learner()
+    model.networks.policy[1].body[0].requires_grad_(False)
+    model.networks.value.requires_grad_(False)
+    compiled = compiled_gradients(model)
+    assert_same(compiled, model, rollout())
+    assert [len(compiled(rollout()).of[name]) for name in ("policy", "value")] == [2, 0]
+
+
 def test_batches_of_another_shape_get_another_graph():
     model = learner()
     compiled = compiled_gradients(model)

@@ -1,6 +1,6 @@
 """Replay memory: a plain preallocated ring."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -9,21 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_lightning.data.replay.frames import FrameMemory
-from rl_lightning.data.replay.layout import Field, Layout, action_field, allocate, check_saved, observation_fields
+from rl_lightning.data.replay.layout import Field, Layout, Stored, action_field, allocate, observation_fields
 from rl_lightning.data.replay.priorities import Priorities
+from rl_lightning.data.replay.saved import check_described, described, newest, prefix, put, upgraded
 from rl_lightning.errors import require
 from rl_lightning.types import State, Transition, map_obs
-
-
-class Stored(NamedTuple):
-    """Transitions in memory, single steps, as views with leading dimensions `*`."""
-
-    obs: Any  # [*, *obs_shape], or a dict of them; of stacked frames {}, as those are kept apart
-    action: Any  # [*, *action_shape]
-    reward: Any  # [*] float32
-    next_obs: Any  # as obs
-    terminated: Any  # [*] bool
-    truncated: Any  # [*] bool
 
 
 class ReplayBuffer:
@@ -200,48 +190,51 @@ class ReplayBuffer:
         self._priorities.update(slots, td_error.detach().cpu().double().numpy()[kept])
 
     def state_dict(self) -> State:
-        """Everything that can be sampled, oldest time step first, and the sampler's generator; all on the CPU."""
-        order = self._order()
-        rows = torch.from_numpy(order).to(self.device)
+        """The ring as it lies in memory, and all that what comes next depends on.
+
+        On the CPU it is this very memory, so it changes with the next time step: save it, or copy it.
+        """
+        written = min(self.steps, self.rows)
         state: State = {
-            "storage": map_obs(lambda field: field[rows].cpu(), self.storage._asdict()),
+            "memory": prefix(self._memory, written * self.num_envs),  # [written × num_envs, row_bytes]
+            "fields": described(self.storage._asdict(), skip=1),
+            "rows": self.rows,
             "steps": self.steps,
+            "filled_rows": self.filled_rows,
             "ended": torch.from_numpy(self._ended.copy()),
             "generator": self.generator.get_state(),
         }
         if self._frames:
-            state["frames"] = self._frames.state_dict(order)
+            state["frames"] = self._frames.state_dict(written)
         if self._priorities:
-            state["priorities"] = self._priorities.state_dict(self._slots_of(order))
+            state["priorities"] = self._priorities.state_dict(written * self.num_envs)
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Take over a saved ring; where it held more rows than fit here, the newest.
+        """Take over a saved ring; one of the same size goes on to the bit, in the middle of episodes too.
 
-        What is added next goes on with the episodes under way; `end_episodes` lets new ones begin. Without saved
-        priorities, all transitions get the maximum.
+        Of one of another size the newest rows that fit are kept. Episodes under way are not ended: where the
+        environments begin anew, call `end_episodes`. Without saved priorities, all transitions get the maximum.
 
         Raises:
             UsageError: where the saved ring has another number of environments, or other shapes.
         """
-        saved = state["storage"]
-        check_saved(saved, self.storage._asdict(), skip=1)
-        self.steps, self.filled_rows = state["steps"], min(len(saved["reward"]), self.rows)
-        order = self._order()
-        rows, newest = torch.from_numpy(order).to(self.device), slice(-len(order), None)
-
-        def put(field: Tensor, value: Tensor) -> None:
-            field[rows] = value[newest].to(self.device)
-
-        map_obs(put, self.storage._asdict(), saved)
+        if "storage" in state:
+            state = upgraded(state)
+        check_described(state["fields"], described(self.storage._asdict(), skip=1))
+        self.steps, filled, rows = state["steps"], state["filled_rows"], state["rows"]
+        self.filled_rows = keep = min(filled, self.rows)
+        if rows == self.rows:  # with rows that cannot be sampled any more: sums are taken over their priorities too
+            keep = min(self.steps, rows)
+        here, there = newest(self.steps, self.rows, keep), newest(self.steps, rows, keep)
+        mine, saved = (memory.view(-1, self.num_envs, memory.shape[-1]) for memory in (self._memory, state["memory"]))
+        put(mine, here, saved, there)
+        self._ended[:] = state["ended"].numpy()
         if self._frames:
-            self._frames.load_state_dict(state["frames"], order)
+            self._frames.load_state_dict(state["frames"], here, there)
         if self._priorities:
-            self._priorities.load_state_dict(state.get("priorities"), self._slots_of(order))
-        if "ended" in state:
-            self._ended[:] = state["ended"].numpy()
-        else:
-            self.end_episodes()
+            places = self._slots_of(here), self._slots_of(there)
+            self._priorities.load_state_dict(state.get("priorities"), *places)
         self._drop_incomplete()
         self.generator.set_state(state["generator"])
 
@@ -257,10 +250,6 @@ class ReplayBuffer:
     def _slots_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The slots of whole rows, [len(rows) × num_envs]."""
         return (rows[:, None] * self.num_envs + np.arange(self.num_envs)).flatten()
-
-    def _order(self) -> NDArray[np.int64]:
-        """Rows that can be sampled, the oldest first."""
-        return np.arange(self.steps - self.filled_rows, self.steps) % self.rows
 
     def _drop_incomplete(self) -> None:
         """Stop sampling the oldest rows whose frames have been overwritten."""

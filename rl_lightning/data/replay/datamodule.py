@@ -1,13 +1,13 @@
 """Learning from replay: minibatches of transitions that any policy may have gathered."""
 
 import math
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl_lightning.checkpoints import checkpoint_of_run, read
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
@@ -17,6 +17,8 @@ from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Step, Transition
+
+HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
 
 
 class ReplayDataModule(EnvironmentDataModule):
@@ -62,8 +64,8 @@ class ReplayDataModule(EnvironmentDataModule):
         clip_rewards: store rewards clipped to [-1, 1]; the reported returns stay raw.
         buffer_on_device: keep the buffer on the learner's device instead of in memory.
         buffer_file: a new file to keep the buffer in instead of in memory; each further process adds ``.1`` and so on.
-        buffer_from: a checkpoint whose buffer to start from, or a file with ``buffer.state_dict()``, instead of
-            `learning_starts` random steps.
+        buffer_from: a checkpoint whose buffer to start from, a run folder (its last.ckpt, else best.ckpt), or a file
+            with ``buffer.state_dict()``, instead of `learning_starts` random steps: the first step is the policy's.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
 
@@ -173,6 +175,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self._buffer = self._new_buffer(held=0 if saved is None else transitions_in(saved))
         if saved is not None:
             self._buffer.load_state_dict(saved)
+            self._buffer.end_episodes()  # nobody goes on with that run's
             self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
 
     def _new_buffer(self, held: int) -> ReplayBuffer:
@@ -287,24 +290,20 @@ class ReplayDataModule(EnvironmentDataModule):
 
 
 def read_buffer(path: str) -> State:
-    """The state of a replay buffer, from a checkpoint or a file of its own.
+    """The state of a replay buffer, from a checkpoint, a run folder or a file of its own.
 
     Raises:
         UsageError: where it is missing, damaged, or holds no replay buffer.
     """
+    file = checkpoint_of_run(path, "buffer_from", ("last", "best"))  # the last one has seen more
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"buffer_from={path!r} is not allowed: it does not exist; give a checkpoint") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"buffer_from={path!r} is not allowed: it cannot be read; give an intact checkpoint of rl_lightning, or a "
-            "file saved with torch.save(buffer.state_dict(), path)"
-        ) from error
+        state: Any = read(file)
+    except UsageError as error:
+        raise UsageError(f"buffer_from={path!r} is not allowed: {error}") from error
     for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
         state = state.get(key, state) if isinstance(state, dict) else state
     require(
-        isinstance(state, dict) and {"storage", "steps", "generator"} <= state.keys(),
+        isinstance(state, dict) and {"steps", "generator"} <= state.keys() and not state.keys().isdisjoint(HELD_IN),
         "buffer_from",
         path,
         "it holds no replay buffer; give a checkpoint of a run with save_buffer, or a file saved with "

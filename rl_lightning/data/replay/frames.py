@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_lightning.data.replay.layout import Field, Layout, allocate, check_saved
+from rl_lightning.data.replay.layout import Field, Layout, allocate
+from rl_lightning.data.replay.saved import check_described, described, newest, prefix, put
 from rl_lightning.types import State, map_obs
 
 
@@ -92,41 +93,41 @@ class FrameMemory:
         frames = self._flat.index_select(0, torch.from_numpy(place).flatten().to(self.device))
         return self._layout.views(frames.view(*place.shape, -1))["obs"]
 
-    def state_dict(self, order: NDArray[np.int64]) -> State:
-        """The newest frames, oldest first, and what the rows in `order` have of them."""
-        at = self._places(min(int(self._written.max()), self.capacity))
+    def state_dict(self, rows: int) -> State:
+        """The rings of frames as they lie in memory, and what the first `rows` rows have of them."""
+        used = np.minimum(self._written, self.capacity)
         return {
-            "frames": map_obs(lambda field: field[at].cpu(), self._frames),  # [num_envs, held, ...]
+            "memory": [prefix(ring, held) for ring, held in zip(self._memory, used, strict=True)],
+            "fields": described(self._frames, skip=2, name="frames"),
+            "capacity": self.capacity,
             "written": torch.from_numpy(self._written.copy()),
-            "newest": torch.from_numpy(self._newest[order]),
-            "age": torch.from_numpy(self._age[order]),
+            "newest": torch.from_numpy(self._newest[:rows]),
+            "age": torch.from_numpy(self._age[:rows]),
         }
 
-    def load_state_dict(self, state: State, order: NDArray[np.int64]) -> None:
-        """Take over saved frames, the newest where not all fit, and the newest rows, to be in `order`.
+    def load_state_dict(self, state: State, here: NDArray[np.int64], there: NDArray[np.int64]) -> None:
+        """Take over saved frames, the newest where not all fit, and what these of the saved rows have of them.
+
+        Args:
+            state: of `state_dict`.
+            here: rows to be taken.
+            there: the same time steps in the saved ring.
 
         Raises:
             UsageError: where the saved frames have other shapes.
         """
-        check_saved(state["frames"], self._frames, skip=2, name="frames")
+        check_described(state["fields"], described(self._frames, skip=2, name="frames"))
+        put(self._newest, here, state["newest"].numpy(), there)
+        put(self._age, here, state["age"].numpy(), there)
         self._written[:] = state["written"].numpy()
-        kept = slice(-len(order), None)
-        self._newest[order], self._age[order] = state["newest"].numpy()[kept], state["age"].numpy()[kept]
-
-        def put(field: Tensor, saved: Tensor) -> None:
-            held = min(saved.shape[1], self.capacity)
-            field[self._places(held)] = saved[:, -held:].to(self.device)
-
-        map_obs(put, self._frames, state["frames"])
+        capacity = state["capacity"]
+        for ring, saved, written in zip(self._memory, state["memory"], self._written.tolist(), strict=True):
+            keep = min(written, capacity, self.capacity)
+            put(ring, newest(written, self.capacity, keep), saved, newest(written, capacity, keep))
 
     @property
     def _frames(self) -> Any:
         return self._layout.views(self._memory)["obs"]  # [num_envs, capacity, ...]
-
-    def _places(self, held: int) -> tuple[Tensor, Tensor]:
-        """Of the newest `held` frames, oldest first: index of the environment and of the frame in its ring."""
-        slots = (self._written[:, None] - held + np.arange(held)) % self.capacity  # [num_envs, held]
-        return torch.from_numpy(self._envs[:, None]).to(self.device), torch.from_numpy(slots).to(self.device)
 
 
 def bytes_of_frames(rows: int, num_envs: int, fields: Any, frame_stack: int) -> int:

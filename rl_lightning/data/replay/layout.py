@@ -30,6 +30,17 @@ class Field(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+class Stored(NamedTuple):
+    """Transitions in memory, single steps, as views with leading dimensions `*`."""
+
+    obs: Any  # [*, *obs_shape], or a dict of them; of stacked frames {}, as those are kept apart
+    action: Any  # [*, *action_shape]
+    reward: Any  # [*] float32
+    next_obs: Any  # as obs
+    terminated: Any  # [*] bool
+    truncated: Any  # [*] bool
+
+
 class _Columns(NamedTuple):
     """Where the fields of one dtype lie in a packed row, counted in entries of it."""
 
@@ -90,31 +101,6 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{name}.{key}" if name else key)
     else:
         yield name, tree
-
-
-def check_saved(saved: Any, own: Any, skip: int, name: str = "") -> None:
-    """Refuse fields of a checkpoint that do not fit those of this run.
-
-    Args:
-        saved: tensors, nested in dicts.
-        own: what is to hold them.
-        skip: leading dimensions that may differ.
-        name: of the outermost.
-
-    Raises:
-        UsageError: other names, shapes or dtypes.
-    """
-    found, expected = (
-        {key: f"shape {tuple(field.shape[skip:])} {field.dtype}" for key, field in leaves(tree, name)}
-        for tree in (saved, own)
-    )
-    for key in [*expected, *found]:
-        here, there = expected.get(key, "none"), found.get(key, "no shape")
-        if here != there:
-            raise UsageError(
-                f"the checkpoint's replay buffer holds {key} of {there} a time step, this run {here}: resume with the "
-                "num_envs and environment it had"
-            )
 
 
 def allocate(shape: tuple[int, ...], device: torch.device, file: str | None) -> Tensor:

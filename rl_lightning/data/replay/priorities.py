@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_lightning.data.replay.sum_tree import SumTree
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import Divergence
 from rl_lightning.types import State
 
 EPSILON = 1e-6  # added to |TD error|, or what is fitted once would never be seen again
@@ -50,32 +50,34 @@ class Priorities:
         """Give transitions the priorities of their TD errors; both [B]. Of equal places the last counts.
 
         Raises:
-            UsageError: TD errors that are not finite.
+            Divergence: TD errors that are not finite.
         """
         priority = np.abs(td_error) + EPSILON
         if not np.isfinite(priority).all():
-            raise UsageError(
+            raise Divergence(
                 "a TD error is not finite, and cannot be a priority: the network diverged; lower the learning rates "
                 "or scale the reward"
             )
         self.largest = max(self.largest, float(priority.max(initial=0.0)))
         self._tree.update(slots, priority**self.alpha)
 
-    def state_dict(self, slots: NDArray[np.int64]) -> State:
-        """The priorities in these places, in their order, as p^α."""
-        powers = torch.from_numpy(self._tree.weights[slots])
-        return {"powers": powers, "alpha": self.alpha, "largest": self.largest}
+    def state_dict(self, slots: int) -> State:
+        """The priorities in the first places, as p^α; the very memory that they are kept in."""
+        return {"powers": torch.from_numpy(self._tree.weights[:slots]), "alpha": self.alpha, "largest": self.largest}
 
-    def load_state_dict(self, state: State | None, slots: NDArray[np.int64]) -> None:
-        """Take over saved priorities, the newest, for transitions that now are in these places, and in no others.
+    def load_state_dict(self, state: State | None, here: NDArray[np.int64], there: NDArray[np.int64]) -> None:
+        """Take over saved priorities.
 
-        Where none were saved, all get the maximum.
+        Args:
+            state: of `state_dict`; without it, all transitions get the maximum.
+            here: places of transitions; there are no others.
+            there: their places in the saved ring.
         """
-        power: NDArray[np.float64] | float = self.largest**self.alpha
-        if state is not None:
+        weights = np.zeros_like(self._tree.weights)
+        if state is None:
+            weights[here] = self.largest**self.alpha
+        else:
             self.largest = float(state["largest"])
             # the same α leaves them as they are, to the last bit
-            power = state["powers"].numpy()[-len(slots) :] ** (self.alpha / state["alpha"])
-        weights = np.zeros_like(self._tree.weights)
-        weights[slots] = power
+            weights[here] = state["powers"].numpy()[there] ** (self.alpha / state["alpha"])
         self._tree.fill(weights)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,8 @@ from rl_lightning.environments.snapshots.simulators import (
     set_mujoco_data,
     set_mujoco_model,
 )
+
+Found = TypeVar("Found")
 
 
 class Adapter(NamedTuple):
@@ -33,7 +35,12 @@ class Adapter(NamedTuple):
     make: Callable[[Any], Any] | None = None
 
 
-@cache
+def once_per_class(function: Callable[[type], Found]) -> Callable[[type], Found]:
+    """Remember what was found for a class."""
+    return cache(function)
+
+
+@once_per_class
 def adapter_of(cls: type) -> Adapter | None:
     """None for a class that says its state by its attributes alone."""
     if (adapter := ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")) is not None:
@@ -49,8 +56,8 @@ def attributes_beside(thing: Any) -> dict[str, Any]:
     """What is taken although an environment has methods of its own: what it wraps, and its generators."""
     if not isinstance(thing, gym.Env):
         return {}
-    names = ("env", "_np_random", "_np_random_seed", "action_space", "observation_space")
-    names += ("_action_space", "_observation_space")
+    spaces = ("action_space", "observation_space", "_action_space", "_observation_space")
+    names = ("env", "_np_random", "_np_random_seed", *spaces)
     return {name: vars(thing)[name] for name in names if name in vars(thing)}
 
 

@@ -7,7 +7,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
-from rl_lightning.environments.snapshots.adapters import adapter_of
+from rl_lightning.environments.snapshots.adapters import adapter_of, once_per_class
 
 SCALARS = (type(None), bool, int, float, str)
 CONTAINERS = {"dict": dict, "list": list, "deque": deque, "set": set}
@@ -58,14 +58,19 @@ def kind_of(thing: Any) -> str | None:
     return "object" if not isinstance(thing, OF_THE_PROGRAM) and is_walked(cls) else None
 
 
-@cache
+@once_per_class
 def container_of(cls: type) -> str | None:
     """The name of the container that a class is, or comes from and adds attributes to."""
     kind = next((name for name, base in CONTAINERS.items() if issubclass(cls, base)), None)
     return kind if cls in BUILTIN.values() or is_walked(cls) else None
 
 
-@cache
+def builtin_base(cls: type) -> Any:
+    """The container of Python's own that a class is or comes from; `object` for others."""
+    return next((base for base in cls.__mro__ if base in BUILTIN.values()), object)
+
+
+@once_per_class
 def is_walked(cls: type) -> bool:
     """Whether the attributes of its instances, and the items of a container, are all there is of them.
 
@@ -163,6 +168,12 @@ def unpack(layout: dict[str, Any], data: np.ndarray[Any, Any]) -> np.ndarray[Any
     flat = np.frombuffer(data.tobytes(), dtype) if data.size else np.empty(0, dtype)
     there = flat.reshape([layout["shape"][axis] for axis in axes]).transpose(np.argsort(axes) if axes else ())
     return there.copy(order="K")
+
+
+def offset_in(base: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> int:
+    """Where a view of an array begins, in bytes from the array's beginning."""
+    start: int = view.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    return start
 
 
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:

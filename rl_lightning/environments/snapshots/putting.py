@@ -1,6 +1,5 @@
 """From plain data into the attributes of an environment."""
 
-import sys
 from collections import defaultdict, deque
 from enum import Enum
 from types import FunctionType
@@ -11,14 +10,17 @@ import numpy as np
 import torch
 
 from rl_lightning.environments.snapshots.adapters import ADAPTERS, adapter_of
+from rl_lightning.environments.snapshots.classes import by_name, shared_by, siblings
 from rl_lightning.environments.snapshots.kinds import (
     BUILTIN,
     CONTAINERS,
     MISSING,
     attributes_of,
+    builtin_base,
     class_name,
     dtype_of,
     is_walked,
+    offset_in,
     parts_of,
     unpack,
     write_attributes,
@@ -44,7 +46,7 @@ class Putter:
 
     def __init__(self, taken: dict[str, Any], data: Bytes, fresh: Any = MISSING) -> None:
         self.root, self.objects, self.data, self.fresh = taken["root"], taken["objects"], data, fresh
-        survey = Taker()
+        survey = Taker(reads=False)
         survey.take(fresh)
         self._types = survey.types
         self._classes = by_name(survey.types)
@@ -128,7 +130,9 @@ class Putter:
             return fresh
         base = CONTAINERS.get(node["kind"], object)
         cls = BUILTIN.get(node["class"]) or self._class(node["class"], base)
-        made = base.__new__(cls)  # no code of the class runs
+        if not issubclass(cls, base):
+            raise ValueError(f"a {node['class']} is no {node['kind']}")
+        made = builtin_base(cls).__new__(cls)  # no code of the class runs
         if cls not in BUILTIN.values() and (not is_walked(cls) or issubclass(cls, gym.Env)):
             raise ValueError(f"a {node['class']} was saved, and the environment has none in its place")
         return made
@@ -150,9 +154,9 @@ class Putter:
         mine = mine and fresh.dtype == dtype_or_object(node) and list(fresh.shape) == node["shape"]
         if (view := node.get("view")) is not None:
             base = self._thing(view["base"], fresh.base if mine and fresh.base is not None else MISSING, mine)
-            if mine and fresh.base is base and list(fresh.strides) == view["strides"]:
-                if fresh.__array_interface__["data"][0] - base.__array_interface__["data"][0] == view["offset"]:
-                    return fresh
+            there = mine and fresh.base is base and list(fresh.strides) == view["strides"]
+            if there and offset_in(base, fresh) == view["offset"]:
+                return fresh
             return np.ndarray(node["shape"], dtype_of(node), base, view["offset"], view["strides"])
         if "items" in node:
             return fresh if mine else np.empty(node["shape"], object)
@@ -217,14 +221,17 @@ class Putter:
         self._fill_beside(node, thing, hint, own)
 
     def _fill_dict(self, node: dict[str, Any], thing: Any, hint: Any, own: bool) -> None:
-        hints: dict[Any, Any] = {} if hint is MISSING else dict(dict.items(hint))
+        base = builtin_base(type(thing))
+        hints: dict[Any, Any] = {} if hint is MISSING else dict(base.items(hint))
         places = [*hints, *[MISSING] * len(node["items"])]
         keys = [self.value(key, place, False) for (key, _), place in zip(node["items"], places, strict=False)]
         values = [
             self.value(item[1], hints.get(key, MISSING), own) for item, key in zip(node["items"], keys, strict=True)
         ]
-        dict.clear(thing)
-        dict.update(thing, {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING})
+        base.clear(thing)
+        for key, value in zip(keys, values, strict=True):
+            if value is not MISSING:
+                base.__setitem__(thing, key, value)
         self._fill_beside(node, thing, hint, own)
 
     def _fill_beside(self, node: dict[str, Any], thing: Any, hint: Any, own: bool) -> None:
@@ -252,53 +259,6 @@ class Putter:
 def dtype_or_object(node: dict[str, Any]) -> np.dtype[Any]:
     """An array's dtype, also where its items are written one by one."""
     return np.dtype(object) if "items" in node else dtype_of(node)
-
-
-def by_name(types: set[type]) -> dict[str, type | None]:
-    """Classes by their names; None where two have the same."""
-    found: dict[str, type | None] = {}
-    for cls in types:
-        name = class_name(cls)
-        found[name] = cls if found.get(name, cls) is cls else None
-    return found
-
-
-def rooms_of(types: set[type]) -> set[str]:
-    """Names of the modules that define classes and their bases, without those of Python, NumPy and torch."""
-    names = {cls.__module__ for walked in types for cls in walked.__mro__}
-    others = sys.stdlib_module_names | {"numpy", "torch"}
-    return {name for name in names if name in sys.modules and name.partition(".")[0] not in others}
-
-
-def siblings(name: str, types: set[type]) -> list[type]:
-    """Classes of this name from the modules that define the given ones."""
-    modules = rooms_of(types)
-    found = {id(value): value for module in modules for value in vars(sys.modules[module]).values()}
-    return [
-        value
-        for value in found.values()
-        if isinstance(value, type) and class_name(value) == name and value.__module__ in modules
-    ]
-
-
-def shared_by(types: set[type]) -> set[int]:
-    """Addresses of what stands in classes and modules, such as constants, which environments may name but not own."""
-    shared: set[int] = set()
-    modules = rooms_of(types)
-    classes = {cls for walked in types for cls in walked.__mro__ if cls.__module__ in modules}
-    rooms = [vars(room) for room in [*classes, *(sys.modules[name] for name in modules)]]
-    waiting = [value for room in rooms for name, value in room.items() if not name.startswith("__")]
-    while waiting:
-        thing = waiting.pop()
-        if id(thing) in shared or isinstance(thing, gym.Env | np.random.Generator | type):
-            continue
-        if isinstance(thing, dict | list | tuple | set | frozenset | deque):
-            shared.add(id(thing))
-            waiting += [*thing.values()] if isinstance(thing, dict) else [*thing]
-        elif isinstance(thing, np.ndarray | torch.Tensor) or is_walked(type(thing)):
-            shared.add(id(thing))
-            waiting += [thing.base] if isinstance(getattr(thing, "base", None), np.ndarray) else []
-    return shared
 
 
 def put(taken: dict[str, Any], fresh: Any = MISSING) -> Any:

@@ -2,13 +2,14 @@
 
 import hashlib
 import math
+import re
 import sys
 from typing import Any
 
 import numpy as np
 
 SHOWN = ("mesh_", "tex_", "hfield_", "skin_", "key_")  # what a model only shows, or is made from
-STEPS_AHEAD = 16  # emulator frames that tell which action sticks
+MOST_REPEATS = 16  # frames that are looked at: if so many repeat an action, they tell it
 
 
 def mujoco_data(data: Any) -> dict[str, Any]:
@@ -80,15 +81,39 @@ def write_arrays(owner: Any, arrays: dict[str, Any]) -> None:
 
 
 def ale_state(ale: Any) -> dict[str, Any]:
-    """Of an `ale_py.ALEInterface`: the emulator with its random numbers, and what the next frames look like.
+    """Of an `ale_py.ALEInterface`: the emulator with its random numbers, and frames that tell which action sticks.
 
-    The action that sticks is not part of the emulator's state. It matters only where the next frame repeats it, so
-    some frames are played ahead, and `set_ale_state` looks for the action that leads to the same ones.
+    That action is no part of the emulator's own state. It matters only where the next frames repeat it, which the
+    random numbers decide. Those frames are played ahead, which leaves no trace, since they take no other action.
+
+    Raises:
+        ValueError: this version of ale-py writes its state in another form.
     """
     state = ale.cloneSystemState()
-    ahead = frames_ahead(ale) if ale.getFloat("repeat_action_probability") > 0.0 else []
-    ale.restoreSystemState(state)
+    ahead = frames_ahead(ale, repeats_ahead(ale, state.serialize()))
+    if ahead:
+        ale.restoreSystemState(state)
     return {"state": state.serialize(), "ahead": ahead}
+
+
+def repeats_ahead(ale: Any, serialized: bytes) -> int:
+    """How many of the next frames repeat the action that sticks, whatever is given; 16 at most.
+
+    The emulator draws two numbers for each frame, the first for its first player. Its generator is at the end of what
+    it writes, before two numbers of four bytes.
+    """
+    sticks = ale.getFloat("repeat_action_probability")
+    if sticks == 0.0:
+        return 0
+    before, *numbers = serialized[:-8].rsplit(b" ", 624)
+    first = re.search(rb"\d+\Z", before[-10:])
+    if first is None or len(numbers) != 624 or not b"".join(numbers).isdigit():
+        raise ValueError("this version of ale-py writes the emulator's random numbers in another form")
+    *key, position = map(int, [first[0], *numbers])
+    generator = np.random.MT19937()
+    generator.state = {"bit_generator": "MT19937", "state": {"key": np.array(key, np.uint32), "pos": position}}
+    draws = generator.random_raw(2 * MOST_REPEATS)[::2] / 2.0**32
+    return int(np.argmin([*(draws < sticks), False]))
 
 
 def set_ale_state(ale: Any, saved: dict[str, Any]) -> None:
@@ -104,15 +129,16 @@ def set_ale_state(ale: Any, saved: dict[str, Any]) -> None:
         ale.restoreSystemState(state)
     except SystemError as error:  # the emulator's, without a message
         raise ValueError("the emulator refuses the state: it is damaged or of another game") from error
-    if saved["ahead"] and not any(leads_there(ale, state, action, saved["ahead"]) for action in range(18)):
+    ahead = saved["ahead"][:MOST_REPEATS]
+    if ahead and not any(leads_there(ale, state, action, ahead) for action in range(18)):
         raise ValueError("no action that sticks leads to the frames that were seen when the state was saved")
     ale.restoreSystemState(state)
 
 
-def frames_ahead(ale: Any) -> list[str]:
+def frames_ahead(ale: Any, count: int) -> list[str]:
     """A digest of the emulator after each of the next frames, in which no button is pressed."""
     digests = []
-    for _ in range(STEPS_AHEAD):
+    for _ in range(count):
         ale.act(0)
         digests.append(hashlib.sha256(ale.cloneSystemState().serialize()).hexdigest())
     return digests
@@ -122,13 +148,13 @@ def leads_there(ale: Any, state: Any, action: int, ahead: list[str]) -> bool:
     """Whether the next frames are those that were seen, after `action` has been made the one that sticks."""
     hold_down(ale, action)
     ale.restoreSystemState(state)
-    return frames_ahead(ale) == ahead
+    return frames_ahead(ale, len(ahead)) == ahead
 
 
 def hold_down(ale: Any, action: int) -> None:
-    """Act until the action is the one that sticks, but for a chance of 1e-15; as it is if all actions always stick."""
+    """Act until the action is the one that sticks, but for a chance of 1e-9; as it is if all actions always stick."""
     sticks = ale.getFloat("repeat_action_probability")
-    for _ in range(min(500, math.ceil(-34.5 / math.log(sticks))) if sticks < 1.0 else 0):
+    for _ in range(min(500, math.ceil(-20.7 / math.log(sticks))) if sticks < 1.0 else 0):
         if ale.game_over():
             ale.reset_game()
         ale.act(action)

@@ -13,10 +13,12 @@ from rl_lightning.environments.snapshots.kinds import (
     MISSING,
     SCALARS,
     attributes_of,
+    builtin_base,
     class_name,
     is_harmless,
     is_member,
     kind_of,
+    offset_in,
     pack,
     parts_of,
 )
@@ -29,6 +31,10 @@ class Taker:
     A value is written as itself where it is a number, a string, None or a bool; as a list that begins with its kind
     otherwise. What can change has a number, so that two names of one array, and circles, come back as they were.
 
+    Args:
+        data: bytes that those of its arrays are added to.
+        reads: whether states are asked for that things say by methods; not where only classes are looked for.
+
     Attributes:
         objects: what has a number, each a dict that begins with its `kind`.
         data: the bytes of all arrays, one after the other.
@@ -36,7 +42,8 @@ class Taker:
         left: paths and things that were left alone although they may change.
     """
 
-    def __init__(self, data: bytearray | None = None) -> None:
+    def __init__(self, data: bytearray | None = None, reads: bool = True) -> None:
+        self._reads = reads
         self.objects: list[dict[str, Any]] = []
         self.data = bytearray() if data is None else data
         self.types: set[type] = set()
@@ -101,7 +108,7 @@ class Taker:
         attributes = attributes_of(thing)
         if type(attributes.get("this")).__name__ == "SwigPyObject":  # all of it is in there
             self.left.append((path, thing))
-            return {"attributes": dict.fromkeys(attributes, ["left alone"])}
+            return {"attributes": {name: ["left alone"] for name in attributes}}
         if isinstance(thing, gym.Space):  # its bounds stay, and those of images are large
             attributes = {
                 name: MISSING if isinstance(value, np.ndarray) else value for name, value in attributes.items()
@@ -119,14 +126,15 @@ class Taker:
         return self._contents(thing, path) | {"maxlen": thing.maxlen}
 
     def _dict(self, thing: dict[Any, Any], path: str) -> dict[str, Any]:
-        pairs = [[self.value(key, path), self.value(value, path)] for key, value in dict.items(thing)]
+        items = builtin_base(type(thing)).items(thing)
+        pairs = [[self.value(key, path), self.value(value, path)] for key, value in items]
         return {"items": pairs} | ({} if type(thing) in BUILTIN.values() else self._object(thing, path))
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> dict[str, Any]:
         base = array.base
         if type(base) is np.ndarray and not base.dtype.hasobject and base.flags.c_contiguous:
-            offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-            view = {"base": self._number(base, "array", path), "offset": offset, "strides": list(array.strides)}
+            number = self._number(base, "array", path)
+            view = {"base": number, "offset": offset_in(base, array), "strides": list(array.strides)}
             return {"dtype": np.lib.format.dtype_to_descr(array.dtype), "shape": list(array.shape), "view": view}
         if array.dtype == object:
             items = [self.value(item, path) for item in array.flat]
@@ -145,6 +153,8 @@ class Taker:
     def _adapted(self, thing: Any, path: str) -> dict[str, Any]:
         adapter = adapter_of(type(thing))
         assert adapter is not None
+        if not self._reads:
+            return {"attributes": self._attributes(attributes_beside(thing), path)}
         inner = Taker(self.data)
         state = inner.take(adapter.get(thing))
         if inner.left:
@@ -173,13 +183,13 @@ def take(thing: Any) -> dict[str, Any]:
     return taken | {"data": np.frombuffer(bytes(taker.data), np.uint8)}
 
 
-def left_alone(env: gym.Env[Any, Any]) -> list[str]:
+def left_alone(env: Any) -> list[str]:
     """What of an environment is neither data nor sure to stay as it is: ``\\`world\\` (Box2D.b2World)``, ...
 
     Args:
-        env: with its wrappers.
+        env: with its wrappers, or a vectorized one.
     """
-    taker = Taker()
+    taker = Taker(reads=False)
     taker.take(env)
     found = []
     for path, thing in sorted(taker.left, key=lambda entry: entry[0].count(".")):
@@ -187,7 +197,7 @@ def left_alone(env: gym.Env[Any, Any]) -> list[str]:
         while names[0] == "env" and len(names) > 1:
             names.pop(0)
         found.append(f"`{'.'.join(names)}` ({type_name(thing)})")
-    return found
+    return [*dict.fromkeys(found)]
 
 
 def type_name(thing: Any) -> str:

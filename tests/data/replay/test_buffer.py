@@ -35,8 +35,14 @@ def make(buffer_size: int, num_envs: int = 1, seed: int = 0, n_step: int = 1, **
     return ReplayBuffer(buffer_size, num_envs, OBS, ACTION, seed, n_step, **settings)
 
 
+def stored_in(buffer: ReplayBuffer) -> dict:
+    """Copies of the fields of all that can be sampled, the oldest row first."""
+    order = np.arange(buffer.steps - buffer.filled_rows, buffer.steps) % buffer.rows
+    return map_obs(lambda field: field[order], buffer.storage._asdict())
+
+
 def ids_of(buffer: ReplayBuffer) -> list[int]:
-    return buffer.state_dict()["storage"]["obs"][..., 0].flatten().int().tolist()
+    return stored_in(buffer)["obs"][..., 0].flatten().int().tolist()
 
 
 @given(num_envs=st.integers(1, 4), extra=st.integers(0, 13), steps=st.integers(1, 40), seed=st.integers(0, 99))
@@ -49,7 +55,7 @@ def test_the_ring_holds_what_a_list_of_the_newest_rows_holds(num_envs, extra, st
         buffer.add(*row)
         oracle = [*oracle, row][-((num_envs + extra) // num_envs) :]
         assert len(buffer) == len(oracle) * num_envs <= num_envs + extra
-    stored = buffer.state_dict()["storage"]
+    stored = stored_in(buffer)
     for position, name in enumerate(Stored._fields):
         np.testing.assert_array_equal(stored[name].numpy(), np.stack([row[position] for row in oracle]), name)
 
@@ -155,6 +161,11 @@ def test_a_saved_ring_continues_as_the_original(steps):
     file.seek(0)
     restored = make(10, 2, seed=99)
     restored.load_state_dict(torch.load(file, weights_only=True))
+    for one, same in zip(
+        *(map_obs(torch.Tensor.numpy, b.storage._asdict()).values() for b in (buffer, restored)), strict=True
+    ):
+        kept = min(steps, buffer.rows)
+        np.testing.assert_array_equal(one[:kept], same[:kept])  # in the same places
     for step in range(steps, steps + 9):
         assert ids_of(restored) == ids_of(buffer)
         fill(buffer, range(step, step + 1))
@@ -163,12 +174,14 @@ def test_a_saved_ring_continues_as_the_original(steps):
         assert torch.equal(one, same)
 
 
-def test_a_saved_state_does_not_change_afterwards():
-    buffer = make(4)
-    fill(buffer, range(3))
-    state = buffer.state_dict()
-    fill(buffer, range(3, 9))
-    assert state["storage"]["obs"][..., 0].flatten().tolist() == [0, 1, 2]
+def test_a_saved_state_is_the_memory_itself_as_far_as_it_is_written():
+    buffer = make(1000, 2)
+    fill(buffer, range(30))
+    memory = buffer.state_dict()["memory"]
+    assert memory.data_ptr() == buffer.storage.obs.data_ptr()  # no copy
+    file = io.BytesIO()
+    torch.save(buffer.state_dict(), file)
+    assert file.tell() < memory.nbytes + 10_000  # the rest of the ring is not saved
 
 
 @pytest.mark.parametrize(("steps", "smaller"), [(7, 3), (25, 7), (9, 9)])
@@ -199,7 +212,7 @@ def test_a_ring_of_another_number_of_environments_is_refused():
         make(8, 4).load_state_dict(buffer.state_dict())
 
 
-def test_the_newest_row_of_a_saved_ring_is_the_end_of_an_episode_where_episodes_do_not_go_on():
+def test_where_episodes_do_not_go_on_the_newest_row_is_made_the_end_of_one():
     none = np.zeros(2, bool)
     buffer = make(10, 2)
     obs, action, reward, next_obs, _, _ = time_step(0, 2)
@@ -207,7 +220,7 @@ def test_the_newest_row_of_a_saved_ring_is_the_end_of_an_episode_where_episodes_
     buffer.add(obs, action, reward, next_obs, np.array([True, False]), none)
     restored = make(10, 2, n_step=3)
     restored.load_state_dict(buffer.state_dict())
-    assert not restored.storage.truncated[:2].any()
+    assert not restored.storage.truncated[:2].any()  # they may go on
     restored.end_episodes()
     assert restored.storage.truncated[:2].tolist() == [[False, False], [False, True]]  # a terminal state stays one
     assert restored.storage.terminated[:2].tolist() == [[False, False], [True, False]]
@@ -255,6 +268,7 @@ def test_n_steps_are_those_of_plain_lists(num_envs, rows, steps, n_step, gamma, 
         saved = buffer.state_dict()
         buffer = make((rows + 2) * num_envs, num_envs, n_step=n_step)
         buffer.load_state_dict(saved)
+        buffer.end_episodes()
 
     sample, index = buffer.sample(2, 40, gamma)
     for i, o, a, r, n, t, d, w in zip(*(field.flatten(0, 1) for field in (index, *sample)), strict=True):
@@ -296,11 +310,11 @@ def test_what_a_sample_gives_can_be_changed_without_changing_the_memory():
     for n_step in (1, 2):
         buffer = make(4, n_step=n_step)
         fill(buffer, range(4))
-        before = buffer.state_dict()["storage"]
+        before = stored_in(buffer)
         sample, _ = buffer.sample(1, 9, 0.9)
         for field in sample:
             field.zero_()
-        for name, field in buffer.state_dict()["storage"].items():
+        for name, field in stored_in(buffer).items():
             assert torch.equal(field, before[name])
 
 

@@ -211,7 +211,7 @@ def test_a_run_can_start_from_the_buffer_of_another(tmp_path):
     old = filled()
     torch.save(old.buffer.state_dict(), tmp_path / "buffer.pt")
     torch.save({"state_dict": {}, **{"ReplayDataModule": old.state_dict()}}, tmp_path / "run.ckpt")
-    saved = old.buffer.state_dict()["storage"]
+    saved = old.buffer.storage._asdict()
     for name in ("buffer.pt", "run.ckpt"):
         torch.manual_seed(77)
         data = counter_data(buffer_from=str(tmp_path / name))
@@ -223,9 +223,9 @@ def test_a_run_can_start_from_the_buffer_of_another(tmp_path):
         assert CounterEnv.stepped() == []
         assert data.clock.env_steps == 0
         assert len(data.buffer) == 120
-        for field, value in data.buffer.state_dict()["storage"].items():
+        for field, value in data.buffer.storage._asdict().items():
             if field != "truncated":  # its newest row ends an episode
-                assert torch.equal(value, saved[field])
+                assert torch.equal(value[:120], saved[field][:120])
         # this run draws as its own seed says
         assert torch.equal(data.buffer.generator.get_state(), torch.Generator().manual_seed(77).get_state())
 
@@ -241,12 +241,12 @@ def test_random_steps_are_not_taken_when_a_run_starts_from_a_buffer(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "it does not exist"),
-        (b"garbage", "it cannot be read"),
+        (None, "checkpoint .* does not exist"),
+        (b"garbage", "checkpoint .* is no whole checkpoint"),
         ({"state_dict": {}}, "it holds no replay buffer"),
         ({"ReplayDataModule": {}}, "it holds no replay buffer"),
         ([1, 2], "it holds no replay buffer"),
-        (print, "it cannot be read"),
+        (print, "checkpoint .* holds more than"),
     ],
 )
 def test_a_file_that_holds_no_buffer_is_refused_before_the_run(tmp_path, content, says):

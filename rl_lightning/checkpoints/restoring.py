@@ -1,7 +1,7 @@
-"""Checkpoints are data: tensors and primitives, read with `weights_only=True`, checked before they are used."""
+"""What a checkpoint says of itself, and how a run goes on from it."""
 
-import pickle
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from http.client import HTTPException
 from pathlib import Path
@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rl_lightning.checkpoints.file import read
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.types import State
 
 KEY = "rl_lightning"  # where a checkpoint says whose it is
+SCHEMA = 1  # of what stands there and in the states of our objects; 0 had no number
 
 
 def signature(algorithm: object, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
@@ -40,24 +41,28 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
         The checkpoint, on the CPU.
 
     Raises:
-        UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
+        UsageError: where it is missing, damaged, not ours, of a newer program, or of another algorithm or other spaces.
     """
-    file = local_file(path)
-    try:
-        checkpoint: State = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"checkpoint {str(path)!r} does not exist: give a file, like those under a run's checkpoints/"
-        ) from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"checkpoint {str(path)!r} cannot be read: it is truncated, or holds more than tensors and primitives; "
-            "give an intact file that rl_lightning saved"
-        ) from error
+    checkpoint = read(local_file(path))
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
+    check_schema(checkpoint, str(path))
     check_signature(checkpoint[KEY], expected, str(path))
     return checkpoint
+
+
+def check_schema(checkpoint: State, path: str) -> None:
+    """Refuse a checkpoint whose fields may mean something that this program does not know.
+
+    Raises:
+        UsageError: one that a newer program saved.
+    """
+    schema = checkpoint[KEY].get("schema", 0) if KEY in checkpoint else 0
+    if schema > SCHEMA:
+        raise UsageError(
+            f"checkpoint {path!r} was saved by a newer rl_lightning (schema {schema}, this one reads up to {SCHEMA}): "
+            "install that version"
+        )
 
 
 def local_file(path: str | Path) -> Path:
@@ -76,18 +81,47 @@ def local_file(path: str | Path) -> Path:
     return folder / "downloaded.ckpt"
 
 
-def check_signature(found: dict[str, str], expected: dict[str, str], path: str) -> None:
-    """Refuse a checkpoint whose `signature` is another.
+def checkpoint_of_run(path: str | Path, key: str, names: Sequence[str] = ("best", "last")) -> str | Path:
+    """A path as it is; of a run folder the first of its checkpoints, by these names, that it has.
+
+    Args:
+        path: of a run folder, or a file or URL.
+        key: the setting as the user spells it.
+        names: of checkpoints.
 
     Raises:
-        UsageError: naming what differs.
+        UsageError: a folder without such a checkpoint.
     """
-    for what, value in expected.items():
-        if found.get(what) != value:
-            raise UsageError(
-                f"checkpoint {path!r} is of {what.replace('_', ' ')} {found.get(what)}, this run has {value}: "
-                "give a checkpoint of the same, or change env_id or model"
-            )
+    if not Path(path).is_dir():
+        return path
+    found = [file for name in names if (file := Path(path) / "checkpoints" / f"{name}.ckpt").is_file()]
+    advice = f"the folder has no {' or '.join(f'checkpoints/{name}.ckpt' for name in names)}; give a run's, or a file"
+    require(bool(found), key, str(path), advice)
+    return found[0]
+
+
+def check_signature(found: dict[str, str], expected: dict[str, str], path: str, advice: str = "") -> None:
+    """Refuse a checkpoint whose `signature` is another.
+
+    Args:
+        found: the checkpoint's.
+        expected: this run's.
+        path: of the checkpoint.
+        advice: what else could be given.
+
+    Raises:
+        UsageError: naming all that differs.
+    """
+    differences = [
+        f"of {what.replace('_', ' ')} {found.get(what)}, this run has {value}"
+        for what, value in expected.items()
+        if found.get(what) != value
+    ]
+    if differences:
+        raise UsageError(
+            f"checkpoint {path!r} is {'; '.join(differences)}: give a checkpoint of the same, or change env_id or "
+            f"model{advice}"
+        )
 
 
 def check_resumable(checkpoint: State, path: str) -> None:
@@ -153,6 +187,8 @@ def continue_optimizers(checkpoint: State, described: dict[str, State], own: dic
         before, now = described.get(name), one.describe()
         for part in ("optimizer", "scheduler"):
             if before and before[part] and now[part] and before[part] != now[part]:
+                from lightning.pytorch.utilities import rank_zero_warn  # here: `load_policy` does without Lightning
+
                 rank_zero_warn(
                     f"{name}_{part} was {before[part]} in the checkpoint, is {now[part]} now: it begins anew"
                 )

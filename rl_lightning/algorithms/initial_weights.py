@@ -1,0 +1,133 @@
+"""Weights to start from: which tensors of a saved learner become which of this one's, and which do not fit."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from rl_lightning.checkpoints import KEY, check_signature, checkpoint_of_run, load_checkpoint
+from rl_lightning.errors import UsageError, require
+from rl_lightning.networks import Temperature
+from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer
+from rl_lightning.types import State
+
+SHOWN = 4  # differences in a message
+
+
+class Names(NamedTuple):
+    """How tensors are called in a learner's `state_dict`; every prefix ends with a dot.
+
+    Attributes:
+        parts: prefixes of each part, its targets among them.
+        targets: prefixes of target networks, each with its online network's.
+        given: whole names of what a setting has fixed already.
+    """
+
+    parts: dict[str, list[str]]
+    targets: dict[str, str]
+    given: set[str]
+
+
+def part_of(name: str, network: nn.Module) -> str:
+    """What a learned network is called as a part: its name, or `temperature` whatever the learner calls that."""
+    return "temperature" if isinstance(network, Temperature) else name
+
+
+def names_in(model: nn.Module, declared: dict[str, nn.Module], targets: list[tuple[nn.Module, nn.Module]]) -> Names:
+    """The names of a learner's tensors.
+
+    Args:
+        model: the learner.
+        declared: its networks by name.
+        targets: pairs (online, target).
+    """
+    named = list(model.named_modules(remove_duplicate=False))
+
+    def prefixes(*modules: nn.Module) -> list[str]:
+        return [f"{name}." for name, module in named if any(module is one for one in modules)]
+
+    parts = {}
+    for name, network in declared.items():
+        parts[part_of(name, network)] = prefixes(network, *(target for online, target in targets if online is network))
+    normalizers = [module for _, module in named if isinstance(module, ObservationNormalizer | ReturnNormalizer)]
+    if normalizers:
+        parts["normalizers"] = prefixes(*normalizers)
+    follow = {of: to for online, target in targets for of, to in zip(prefixes(target), prefixes(online), strict=False)}
+    given = {f"{name}.log_alpha" for name, module in named if isinstance(module, Temperature) and module.given}
+    return Names(parts, follow, given)
+
+
+def initial_weights(
+    path: str | Path, wanted: Sequence[str] | None, own: State, names: Names, expected: dict[str, str]
+) -> State:
+    """A learner's `state_dict` with what is wanted of a saved one.
+
+    Args:
+        path: a run folder, or a checkpoint's file or URL.
+        wanted: parts to take, also of another algorithm; None takes all, of the same algorithm.
+        own: the learner's `state_dict`.
+        names: of its tensors.
+        expected: the learner's `signature`.
+
+    Raises:
+        UsageError: a part that there is not; a checkpoint that cannot be read, of other spaces, or whose tensors differ
+            in name or shape; where all are wanted, one of another algorithm.
+    """
+    _check_wanted(wanted, names.parts, expected["algorithm"])
+    checkpoint = load_checkpoint(checkpoint_of_run(path, "init_from"), {})
+    found, saved = checkpoint[KEY], checkpoint["state_dict"]
+    spaces = {what: space for what, space in expected.items() if what != "algorithm"}
+    if wanted is None:
+        same_spaces = all(found.get(what) == space for what, space in spaces.items())
+        fitting = [part for part in names.parts if same_spaces and not _differences([part], saved, own, names)]
+        advice = f"; of this one {', '.join(fitting)} would fit: give init_parts=[{','.join(fitting)}]"
+        check_signature(found, expected, str(path), advice if fitting else "")
+    else:
+        check_signature(found, spaces, str(path))
+    if differences := _differences(wanted, saved, own, names):
+        more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise UsageError(
+            f"init_from={str(path)!r} holds other networks than this run's: {'; '.join(differences[:SHOWN])}{more}; "
+            "give the network it was trained with"
+        )
+    chosen = [name for name in _of_parts(own, wanted, names) if name not in names.given]
+    return own | {name: saved[_source(name, saved, names)] for name in chosen}
+
+
+def _check_wanted(wanted: Sequence[str] | None, parts: Iterable[str], algorithm: str) -> None:
+    if wanted is None:
+        return
+    advice = f"{algorithm} has the parts {', '.join(parts)}; give some of them, or leave it out for all"
+    unknown = [part for part in wanted if part not in parts]
+    require(bool(wanted) and not unknown, "init_parts", unknown or wanted, advice)
+
+
+def _of_parts(tensors: Iterable[str], wanted: Sequence[str] | None, names: Names) -> list[str]:
+    """The names that belong to the parts wanted; all where that is None."""
+    if wanted is None:
+        return list(tensors)
+    prefixes = tuple(prefix for part in wanted for prefix in names.parts[part])
+    return [name for name in tensors if name.startswith(prefixes)]
+
+
+def _source(name: str, saved: State, names: Names) -> str:
+    """Where a tensor comes from: a target that was not saved begins as a copy of its online network."""
+    if name not in saved:
+        for target, online in names.targets.items():
+            if name.startswith(target):
+                return online + name.removeprefix(target)
+    return name
+
+
+def _differences(wanted: Sequence[str] | None, saved: State, own: State, names: Names) -> list[str]:
+    """Where saved tensors do not fit, each as a few words; targets that were not saved are no difference."""
+    here = {name: own[name] for name in _of_parts(own, wanted, names)}
+    there = {name: saved.get(name if wanted is None else _source(name, saved, names)) for name in here}
+    there |= {name: saved[name] for name in _of_parts(saved, wanted, names)}
+    shapes = {name: (_shape(there.get(name)), _shape(here.get(name))) for name in {**here, **there}}
+    return [f"{name}: {there} there, {here} here" for name, (there, here) in shapes.items() if there != here]
+
+
+def _shape(tensor: Any) -> str:
+    return str(list(tensor.shape)) if hasattr(tensor, "shape") else "none"

@@ -1,0 +1,93 @@
+"""Settings that are changed where a run goes on: which win, which cannot, and which make it another run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from torch import Tensor
+
+from rl_lightning.errors import UsageError
+
+CARRIED = {  # by the checkpoint, whatever a flag says; and why
+    "seed_everything": "its random numbers go on where they were",
+    "init_from": "its networks go on where they were",
+    "init_parts": "its networks go on where they were",
+    "model.class_path": "its checkpoint is that learner's",
+    "data.class_path": "its checkpoint is that datamodule's",
+    "data.num_envs": "so many environments are under way in it",
+}
+HARMLESS = (  # what is learned does not depend on them
+    "data.total_env_steps",
+    "data.eval_",
+    "data.test_episodes",
+    "data.save_buffer",
+    "checkpoint",
+    "ckpt_path",
+    "config",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.default_root_dir",
+    "trainer.enable_",
+    "trainer.max_time",
+)
+Change = tuple[Any, Any]
+
+
+def changes(old: Namespace, new: Namespace) -> dict[str, Change]:
+    """Settings that differ, (old, new) by the key that they are typed by; `<unset>` where one has no such setting."""
+    before, after = _flat(old), _flat(new)
+    keys = dict.fromkeys([*before, *after])
+    found = {key: (before.get(key, "<unset>"), after.get(key, "<unset>")) for key in keys}
+    return {key: change for key, change in found.items() if change[0] != change[1]}
+
+
+def check_changes(changed: Mapping[str, Change]) -> str | None:
+    """What to say of settings that win over the run's own and make it differ from one that was not interrupted.
+
+    Raises:
+        UsageError: a setting that cannot win, with both values.
+    """
+    for key, why in CARRIED.items():
+        if key in changed:
+            old, new = changed[key]
+            raise UsageError(
+                f"{key}={new} is not allowed where a run goes on that has {old}: {why}; give that, or begin a new run, "
+                "with init_from for its networks"
+            )
+    telling = [f"{key}={new} (was {old})" for key, (old, new) in changed.items() if not key.startswith(HARMLESS)]
+    if not telling:
+        return None
+    return f"goes on with {', '.join(telling)}: from here on it differs from a run that was not interrupted"
+
+
+def check_networks(
+    saved: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str, changed: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint of other networks than the run's.
+
+    Args:
+        saved: the checkpoint's tensors by name.
+        own: the learner's.
+        path: of the checkpoint.
+        changed: settings that differ, if they are known.
+
+    Raises:
+        UsageError: with both values of the settings that may be the cause, or else of the first tensor.
+    """
+    shapes, own_shapes = ({name: [*tensor.shape] for name, tensor in each.items()} for each in (saved, own))
+    different = [name for name in {**shapes, **own_shapes} if shapes.get(name) != own_shapes.get(name)]
+    if not different:
+        return
+    causes = [f"{key}={new} (was {old})" for key, (old, new) in changed.items() if key.startswith("model.")]
+    name = different[0]
+    tensor = f"{name} is {shapes.get(name, 'not there')} in it, {own_shapes.get(name, 'not there')} here"
+    if causes:
+        raise UsageError(
+            f"{', '.join(causes)} is not allowed with checkpoint {path!r}, whose networks differ: {tensor}"
+        )
+    raise UsageError(f"checkpoint {path!r} is of other networks: {tensor}; give the settings that it was trained with")
+
+
+def _flat(config: Namespace) -> dict[str, Any]:
+    flat = config.clone().as_flat()
+    return {key.replace(".init_args", ""): value for key, value in vars(flat).items()}

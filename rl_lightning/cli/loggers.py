@@ -1,0 +1,37 @@
+"""Loggers of a run keep their files in its folder, whatever names they are given."""
+
+from pathlib import Path, PureWindowsPath
+
+from jsonargparse import Namespace
+
+from rl_lightning.errors import require
+
+PATHS = ("name", "version", "sub_dir", "id")  # settings that loggers make folders of
+NOT_OF_WANDB = "/\\#?%:"  # which its servers refuse in the names of projects and ids
+
+
+def keep_inside(logger: Namespace, run_dir: Path) -> None:
+    """Have a logger's settings lead into the run folder, also where the config is another run's.
+
+    Args:
+        logger: how a config describes it.
+        run_dir: the run's folder.
+
+    Raises:
+        UsageError: a name that leads out of it, or one that W&B refuses.
+    """
+    settings, is_wandb = logger.init_args, logger.class_path.rsplit(".", 1)[-1] == "WandbLogger"
+    for key in PATHS:
+        given = settings.get(key)
+        if given is None or (is_wandb and key == "name"):  # there it is a label
+            continue
+        for path in (Path(str(given)), PureWindowsPath(str(given))):
+            leads_out = path.is_absolute() or ".." in path.parts
+            advice = "it leads out of the run folder; give a name without .. or a leading slash"
+            require(not leads_out, f"trainer.logger.{key}", given, advice)
+    for key in ("project", "id", "version") if is_wandb else ():
+        given = settings.get(key)
+        advice = f"W&B takes none of {NOT_OF_WANDB} in it; give a plain name"
+        require(not given or not set(NOT_OF_WANDB) & set(given), f"trainer.logger.{key}", given, advice)
+    if "save_dir" in settings:
+        settings.save_dir = str(run_dir)
