@@ -70,7 +70,7 @@ ENDINGS = ("raise", "exit", "kill", "hang", "leave")
 
 
 class FaultyEnv(gym.Env):
-    """Keeps its contract up to its step `at`; then it does what `fault` says. Rewards count steps, episodes are `length`.
+    """Keeps its contract up to its step `at`; then it does what `fault` says. Rewards count the steps of an episode.
 
     Args:
         fault: a kind and what of it, such as ``obs:nan``; see `_act_up`.

@@ -454,9 +454,8 @@ class Algorithm(LightningModule, ABC):
 
     def _play(self, seeds: Sequence[int]) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        act, envs = self._act_deterministically, data.eval_envs()
         with traced_to_divergence(self.check_finite):
-            returns, lengths = play_episodes(act, envs, seeds, data.eval_limit)
+            returns, lengths = play_episodes(self._act_deterministically, data.eval_envs(), seeds, data.eval_limit)
         data.warn_of_cut_off(lengths.tolist())
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 

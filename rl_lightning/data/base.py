@@ -136,7 +136,7 @@ class EnvironmentDataModule(LightningDataModule):
     @property
     def why_not_exact(self) -> str | None:
         """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
-        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs)
+        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs, self.env_timeout)
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""

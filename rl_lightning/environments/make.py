@@ -55,8 +55,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.index = index
         self.steps = 0
-        self.own_action_space = env.action_space
         self._check = obs_check(env.observation_space)  # of the first: one that changes later is a fault
+        self.own_action_space = env.action_space
         self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
 
     def reset(  # noqa: D102 (Gymnasium's)

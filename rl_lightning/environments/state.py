@@ -103,6 +103,7 @@ def why_not_restorable(
     env_kwargs: Mapping[str, Any] | None = None,
     vectorization: Vectorization = "sync",
     num_envs: int = 1,
+    timeout: float | None = None,
 ) -> str | None:
     """Whether play goes on exactly from a captured state, tried on two environments that are closed again.
 
@@ -112,8 +113,9 @@ def why_not_restorable(
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
-        vectorization: as for `make_vec_env`.
+        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes too, where they may die or hang.
         num_envs: as for `make_vec_env`.
+        timeout: as for `make_vec_env`.
 
     Returns:
         None where it does; else why not, and what to do.
@@ -127,7 +129,7 @@ def why_not_restorable(
         warnings.simplefilter("ignore")  # they come again when the run makes its environments
         try:
             for _ in range(2):
-                made.append(make_vec_env(env_id, num_envs if whole else 1, "auto" if whole else "sync", env_kwargs))
+                made.append(make_vec_env(env_id, num_envs if whole else 1, vectorization, env_kwargs, timeout))
             return compare(env_id, *made)
         finally:
             for envs in made:
@@ -152,7 +154,8 @@ def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
         play(played, [played.action_space.sample() for _ in range(STEPS_BEFORE)])
         file = BytesIO()
         torch.save(capture(played), file)
-        left = left_alone(played.envs[0] if isinstance(played, WatchedVector) else played)
+        looked_into = in_this_process(played)
+        left = [] if looked_into is None else left_alone(looked_into)
         generators = process_generators()
         actions = [played.action_space.sample() for _ in range(STEPS_AFTER)]
         expected = play(played, actions)
@@ -168,9 +171,15 @@ def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
     return different and f"{env_id}: {because(played, left, different)}"
 
 
+def in_this_process(envs: Envs) -> Any:
+    """What can be looked into: the first environment, or all of a vectorized one; None of those in processes."""
+    return next(iter(envs.envs), None) if isinstance(envs, WatchedVector) else envs
+
+
 def because(played: Envs, left: list[str], different: str) -> str:
     """What is most likely behind a difference, and what to do."""
-    if isinstance(played, WatchedVector) and adapter_of(type(played.envs[0].unwrapped)) is not None:
+    env = in_this_process(played)
+    if env is not None and env is not played and adapter_of(type(env.unwrapped)) is not None:
         return f"{different}, although its state_dict() and load_state_dict(state) were used: they leave something out"
     if len(left) == 1:
         return f"its attribute {left[0]} holds no plain data; {METHODS}"

@@ -1,21 +1,22 @@
 """Environments that die, hang or break are named or replaced, and leave nothing behind."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from faulty import FaultyEnv
 
 from rl_lightning import EnvironmentFault, UsageError, make_vec_env
 from rl_lightning.environments.stepping import Episodes
 from rl_lightning.environments.vector import Restarts
 from rl_lightning.environments.workers import Apart
 
-TESTS = Path(__file__).parents[1]
 ACTION = np.zeros((2, 1), np.float32)
 
 
@@ -35,6 +36,12 @@ def wait_for(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def play(envs, steps):
+    envs.reset(seed=[0, 1])
+    for _ in range(steps):
+        envs.step(ACTION)
 
 
 def pids(envs):
@@ -88,9 +95,7 @@ def test_an_environment_that_hangs_is_found_after_the_timeout_and_closed_with_it
     with pytest.raises(
         EnvironmentFault, match=rf"at its step {at} has not answered for 3 seconds \(data.env_timeout\)"
     ):
-        envs.reset(seed=[0, 1])
-        for _ in range(3):
-            envs.step(ACTION)
+        play(envs, steps=3)
     envs.close()
     assert not any(map(is_alive, own))
 
@@ -158,12 +163,6 @@ def test_new_environments_are_seeded_with_seeds_of_their_own(vectorization, tmp_
 
 
 def test_what_a_lambda_makes_steps_in_processes_and_what_cannot_be_sent_is_refused(monkeypatch):
-    import multiprocessing
-    import threading
-
-    import gymnasium as gym
-    from faulty import FaultyEnv
-
     gym.register("Lambda-v0", lambda: FaultyEnv())
     try:
         envs = make_vec_env("Lambda-v0", 2, "async")
@@ -179,28 +178,19 @@ def test_what_a_lambda_makes_steps_in_processes_and_what_cannot_be_sent_is_refus
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_processes_end_with_the_main_process_also_when_they_hang(end, tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_vector import *\n"
-        "envs = make('async', {'fault': 'end:hang', 'at': 1})\n"
-        "envs.reset(seed=[0, 1])\n"
-        "print(*pids(envs), flush=True)\n"
-        "envs.step(ACTION)\n"
-    )
-    folders = os.pathsep.join([str(TESTS), str(TESTS / "environments")])
-    main = subprocess.Popen(
-        [sys.executable, "-c", code, str(TESTS)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": folders, "PYTHONSAFEPATH": ""},
-        cwd=TESTS.parent,
-    )
-    workers = [int(pid) for pid in main.stdout.readline().split()]
+def test_processes_end_with_the_main_process_also_when_they_hang(end):
+    theirs, ours = os.pipe()
+    if (main := os.fork()) == 0:
+        envs = make("async", {"fault": "end:hang", "at": 1})
+        envs.reset(seed=[0, 1])
+        os.write(ours, " ".join(map(str, pids(envs))).encode())
+        envs.step(ACTION)
+        os._exit(1)
+    workers = [int(pid) for pid in os.read(theirs, 100).split()]
     assert len(workers) == 2
     assert all(map(is_alive, workers))
-    main.send_signal(end)
-    main.wait()
+    os.kill(main, end)
+    os.waitpid(main, 0)
     wait_for(lambda: not any(map(is_alive, workers)))
 
 

@@ -32,7 +32,9 @@ def transitions_to_keep(buffer_size: int, most: int, frame_stack: int, held: int
 
 def transitions_in(state: State) -> int:
     """How many a saved buffer holds."""
-    return len(state["memory"]) if "memory" in state else int(state["storage"]["reward"].numel())  # before schema 1
+    if "storage" in state:  # before schema 1
+        return int(state["storage"]["reward"].numel())
+    return int(state["filled_rows"]) * len(state["ended"])
 
 
 def bytes_of_buffer(
