@@ -86,7 +86,7 @@ class EnvironmentInteraction(Callback):
             rank_zero_info(f"{', '.join(changed)}: the episodes under way in the checkpoint end, new ones begin")
             for own in saved["processes"]:
                 own["collector"].pop("episodes", None)
-        if not trainer.checkpoint_callbacks:  # type: ignore[attr-defined]
+        if not trainer.checkpoint_callbacks:
             self._why_not_exact = "no checkpoints are kept"
             return
         self._why_not_exact = data.why_not_exact

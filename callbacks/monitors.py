@@ -45,7 +45,7 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
     def _is_new(self, hook: str, trainer: Trainer) -> bool:
         """Whether this moment is not one that has come already, before a checkpoint at the start of a batch."""
         env_steps = self.logged_at[hook] = trainer.datamodule.clock.env_steps  # type: ignore[attr-defined]
-        return env_steps != self._logged_before.pop(hook, None)
+        return bool(env_steps != self._logged_before.pop(hook, None))
 
     def state_dict(self) -> dict[str, Any]:
         """When it was called last."""

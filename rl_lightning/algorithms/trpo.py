@@ -265,6 +265,6 @@ def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
     torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last
     digits of their products: a resumed run would differ.
     """
-    parts = vector.split([parameter.numel() for parameter in parameters])
+    parts = torch.split(vector, [parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.copy_(part.view_as(parameter))

@@ -185,7 +185,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, nobody holds the file for abandoned
-            yield file  # type: ignore[misc]
+            yield file
             os.fsync(file.fileno())
             os.replace(temporary, path)
     except BaseException:

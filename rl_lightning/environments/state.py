@@ -113,7 +113,7 @@ def why_not_restorable(
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
-        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes too, where they may die or hang.
+        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes, where they may die or hang.
         num_envs: as for `make_vec_env`.
         timeout: as for `make_vec_env`.
 

@@ -109,7 +109,7 @@ def test_an_environment_that_broke_is_replaced_and_no_step_crosses_the_restart(v
     envs = make(vectorization, kwargs, timeout=5.0 if vectorization == "async" else None, allowed=1)
     episodes = Episodes(envs, [0, 1])
     dropped = []
-    with pytest.warns(UserWarning, match="a new one takes its place, restart 1 of 1"):
+    with pytest.warns(UserWarning, match="a new one takes its place, restart 1 of 1"):  # noqa: PT031
         for _ in range(20):
             before = episodes.obs.copy()
             step = episodes.step(ACTION)
@@ -148,7 +148,7 @@ def test_new_environments_are_seeded_with_seeds_of_their_own(vectorization, tmp_
         (folder := tmp_path / str(run)).mkdir()
         kwargs = {"fault": "end:raise", "at": 2, "times": str(folder), "most": 2, "obs": "image"}
         envs = make(vectorization, kwargs, allowed=2)
-        with pytest.warns(UserWarning, match="restart"):
+        with pytest.warns(UserWarning, match="restart"):  # noqa: PT031
             episodes = Episodes(envs, [5, 5])
             starts.append(
                 [env.np_random.integers(99) for env in envs.envs] if envs.envs else envs.call("np_random_seed")

@@ -133,7 +133,8 @@ class FrameMemory:
 def bytes_of_frames(rows: int, num_envs: int, fields: Any, frame_stack: int) -> int:
     """Bytes that a full `FrameMemory` takes, without making one."""
     book_keeping = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
-    return num_envs * (_capacity(rows, frame_stack) * _layout(fields).row_bytes + rows * book_keeping)
+    total: int = num_envs * (_capacity(rows, frame_stack) * _layout(fields).row_bytes + rows * book_keeping)
+    return total
 
 
 def _capacity(rows: int, frame_stack: int) -> int:

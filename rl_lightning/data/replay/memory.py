@@ -50,7 +50,8 @@ def bytes_of_buffer(
     frames = bytes_of_frames(rows, num_envs, obs, frame_stack) if frame_stack > 1 else 0
     transition = transition_layout({} if frame_stack > 1 else obs, action_space).row_bytes
     tree = bytes_of_tree(rows * num_envs) if priority_alpha > 0 else 0
-    return rows * num_envs * transition + frames + tree
+    total: int = rows * num_envs * transition + frames + tree
+    return total
 
 
 def check_memory(needed: int, buffer_size: int, device: torch.device) -> None:
