@@ -226,7 +226,8 @@ def _moments(saved: State, saved_names: list[list[str]], own: State, names: list
                 state[index] = saved["state"][place[name]]
         before = group_of.get(its_names[0])
         if with_rates and before and before.get("initial_lr") and "initial_lr" in group:
-            group["lr"] = group["initial_lr"] * (before["lr"] / before["initial_lr"])
+            same = group["initial_lr"] == before["initial_lr"]  # then to the last bit
+            group["lr"] = before["lr"] if same else group["initial_lr"] * (before["lr"] / before["initial_lr"])
     return {**own, "state": state}
 
 
