@@ -43,6 +43,10 @@ class EnvironmentInteraction(Callback):
         self._saved: State = {}  # in the checkpoint that the run goes on from, until training starts
         self._why_not_exact: str | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how exactly a checkpoint of this run will resume; before a progress bar stands in the line."""
+        self._say_what_resumes(trainer, environment_data(trainer))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the environments, where a checkpoint left them; replay takes the random steps that come first."""
         self._data = data = environment_data(trainer)
@@ -51,7 +55,6 @@ class EnvironmentInteraction(Callback):
         self._longest.to(pl_module.device)
         self._restarts.to(pl_module.device)
         saved, self._saved = self._saved, {}
-        self._say_what_resumes(trainer, data, saved)
         # a run whose episodes do not go on, and each process, sees new ones
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
@@ -75,8 +78,9 @@ class EnvironmentInteraction(Callback):
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
 
-    def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule, saved: State) -> None:
+    def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule) -> None:
         """Say in one line how exactly a checkpoint of this run will resume, and what has changed since an older one."""
+        saved = self._saved
         if saved and saved["settings"] != (now := _settings(trainer, data)):
             changed = [
                 f"{key}={now[key]!r} was {saved['settings'][key]!r}"
