@@ -59,7 +59,7 @@ class EnvironmentInteraction(Callback):
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
         self._collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
-        self._row_seconds, self._row_env_steps, self._batches = 0.0, data.clock.env_steps, 0
+        self._row_seconds, self._batches = 0.0, 0
         batches = trainer.fit_loop.epoch_loop.batch_progress.total  # a batch that a checkpoint saw ready comes again
         batches.ready = batches.started  # type: ignore[attr-defined]
         own = of_this_process(saved["processes"]) if saved else None
@@ -71,7 +71,10 @@ class EnvironmentInteraction(Callback):
             self._collector.load_state_dict(own["collector"])
             self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
             pl_module.load_acting_state(own["acting"])  # type: ignore[operator]
+        before = data.clock.env_steps
         data.attach(self._collector)
+        if own is None or data.clock.env_steps > before:  # random steps are in no row
+            self._row_env_steps = data.clock.env_steps
         if own is not None:  # last, since everything above may draw numbers
             set_random_numbers(own["random_numbers"])
         for logger in trainer.loggers:

@@ -97,11 +97,16 @@ class RolloutReplayDataModule(RolloutDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
-        if stage == "fit" and self._buffer is None:
+        if stage != "fit":
+            return
+        left, held = self._buffer, 0 if self._buffer is None else len(self._buffer)  # by the run before
+        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, held)
+        if left is None or transitions // self.num_envs > left.rows:
             self.check_memory()
             spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
-            transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
             self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+            if left is not None:
+                self._buffer.load_state_dict(left.state_dict())
 
     def check_memory(self) -> None:
         """Refuse a buffer larger than memory.

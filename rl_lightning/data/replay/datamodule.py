@@ -168,7 +168,10 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
-        if stage != "fit" or self._buffer is not None:
+        if stage != "fit":
+            return
+        if self._buffer is not None:
+            self._make_room()
             return
         self.check_memory()
         saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
@@ -177,6 +180,14 @@ class ReplayDataModule(EnvironmentDataModule):
             self._buffer.load_state_dict(saved)
             self._buffer.end_episodes()  # nobody goes on with that run's
             self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
+
+    def _make_room(self) -> None:
+        """For one more run beside what the last one has left; a buffer in a file keeps its size."""
+        wanted = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, len(self.buffer))
+        if self.buffer_file is None and wanted // self.num_envs > self.buffer.rows:
+            saved = self.buffer.state_dict()
+            self._buffer = self._new_buffer(held=len(self.buffer))
+            self._buffer.load_state_dict(saved)
 
     def _new_buffer(self, held: int) -> ReplayBuffer:
         """Empty, for what the run can gather beside the `held` transitions that it starts with."""
