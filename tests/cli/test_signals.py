@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rl_lightning.checkpoints import fault_of, read
@@ -26,7 +25,7 @@ def start(
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "rl_lightning", "fit", "-c", str(PENDULUM), *FLAGS, *flags]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before,
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
     )  # fmt: skip
 
@@ -68,16 +67,15 @@ def test_random_steps_that_take_long_are_cut_short(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_one_line_and_what_was_saved_before(tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, 170_000))
-
-    run = start(tmp_path, "--data.total_env_steps=100000", "--data.learning_starts=200", before=limit)
+    run = start(tmp_path, "--data.total_env_steps=1000000", "--data.learning_starts=200")
+    last = wait_for(tmp_path, "checkpoints/last.ckpt", run)
+    room = last.stat().st_size // 2
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (room, room))
     _, errors = run.communicate()
     assert run.returncode == 1
     line = errors.strip().splitlines()[-1]
     assert line.startswith("error: checkpoint 'runs/")
     assert "cannot be saved (File too large): raise the limit" in line
     assert "Traceback" not in errors
-    [last] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     assert fault_of(last) is None
     assert not list(last.parent.glob(".*"))
