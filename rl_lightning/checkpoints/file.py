@@ -76,11 +76,12 @@ def link(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)  # os.replace leaves it where both are one file already
 
 
-def read(path: str | Path) -> State:
+def read(path: str | Path, name: str | None = None) -> State:
     """Read a file that `write` or `torch.save` made, after checking every bit of it.
 
     Args:
         path: of the file.
+        name: what messages call it, a URL that it was fetched from for example; None is its path.
 
     Returns:
         What was saved, on the CPU. Tensors come from the disk as they are used, so memory holds nothing twice.
@@ -89,16 +90,16 @@ def read(path: str | Path) -> State:
         UsageError: a file that is missing, damaged, or holds more than tensors and primitives. The message names the
             newest intact checkpoint in its folder.
     """
-    path = Path(path)
+    path, name = Path(path), name or str(path)
     if fault := fault_of(path):
         others = (f"; the newest intact one beside it is {str(other)!r}" for other in intact_beside(path))
-        raise UsageError(f"checkpoint {str(path)!r} {fault}{next(others, '; give an intact file')}")
+        raise UsageError(f"checkpoint {name!r} {fault}{next(others, '; give an intact file')}")
     try:
         _check_inflation(path)
         state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # of bytes that somebody made up; there are many kinds
         raise UsageError(
-            f"checkpoint {str(path)!r} cannot be read: it holds more than tensors and primitives, or something else "
+            f"checkpoint {name!r} cannot be read: it holds more than tensors and primitives, or something else "
             "than a checkpoint; give a file that rl_lightning saved"
         ) from error
     return state

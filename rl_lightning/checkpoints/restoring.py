@@ -43,7 +43,7 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
     Raises:
         UsageError: where it is missing, damaged, not ours, of a newer program, or of another algorithm or other spaces.
     """
-    checkpoint = read(local_file(path))
+    checkpoint = read(local_file(path), str(path))
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
     check_schema(checkpoint, str(path))
