@@ -260,11 +260,11 @@ def conjugate_gradient(
 
 
 def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Write a vector into the parameters that it holds, one after the other.
+    """Give parameters the numbers of a vector that holds them one after the other; each in memory of its own.
 
-    torch's `vector_to_parameters` would make them views of it, and where they begin in memory decides on the last
-    digits of their products: a resumed run would differ.
+    torch's `vector_to_parameters` would make them views of the vector. Where they begin in memory decides on the last
+    digits of their products, so a resumed run would differ. What shares memory with the old numbers keeps them.
     """
     parts = torch.split(vector, [parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.copy_(part.view_as(parameter))
+        parameter.data = part.clone().view_as(parameter)
