@@ -23,7 +23,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from benchmarks.report import describe_machine, markdown_table, summarize
 from rl_lightning import ReplayBuffer
-from rl_lightning.checkpoints import AtomicCheckpointIO
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
 
 OBSERVATION, ACTION = gym.spaces.Box(-np.inf, np.inf, (17,)), gym.spaces.Box(-1.0, 1.0, (6,))
 
