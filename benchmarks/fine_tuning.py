@@ -148,7 +148,7 @@ def train(task: Task, name: str, seed: int, folder: Path) -> dict[str, Any]:
         "curve": curve,
         "budget": task.budget,
         "cpu_seconds": time.process_time() - start,
-        "command": shlex.join(["rl-lightning", "fit", *arguments]),
+        "command": shlex.join(["rl-lightning", "fit", *arguments]).replace(str(folder.parent), "DIR"),
         "commit": commit,
     }
 
