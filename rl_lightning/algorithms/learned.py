@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -125,7 +126,7 @@ def has_ended(one: Continued, optimizer: State, scheduler: State, clock: Clock) 
         return False
     for group, saved in zip(groups, optimizer["param_groups"], strict=True):
         group["lr"] = saved["lr"]
-    one.scheduler.load_state_dict(scheduler)
+    one.scheduler.load_state_dict(deepcopy(scheduler))  # torch's CyclicLR takes out of it what it reads
     if isinstance(one.scheduler, EnvStepsLR):
         one.scheduler.follow(clock)
         return not any(group["lr"] for group in groups)  # it goes one way, and has arrived
