@@ -175,7 +175,7 @@ def aside(key: object) -> bool:
     return str(key) in ("envs", "logged") or any(name in str(key) for name in ("heckpoint", "val_loop", "version"))
 
 
-def campaign(name: str, out: Path, kills: int, killer: random.Random) -> dict[str, Any]:
+def campaign(name: str, out: Path, kills: int, killer: random.Random, until: float) -> dict[str, Any]:
     """Kill one run so many times, and compare it with one that goes through."""
     folder = out / name.replace(" ", "_").replace(",", "")
     folder.mkdir(parents=True)
@@ -194,7 +194,7 @@ def campaign(name: str, out: Path, kills: int, killer: random.Random) -> dict[st
         if run is None and root.exists():  # killed before its first checkpoint: nothing is lost, it begins anew
             root.rename(root.with_name(f"without_checkpoint_{number}"))
         last = number == kills
-        code = ended(started(args, log), None if last else killer.uniform(0.0, 0.6 * seconds))
+        code = ended(started(args, log), None if last else killer.uniform(0.0, until * seconds))
         found["killed" if code is None else "ended before it was killed"] += not last
         found["resumed"] += run is not None
         if code not in (None, 0):
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="in all, at least")
     parser.add_argument("--kills-per-run", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*TASKS])
+    parser.add_argument("--until", type=float, default=0.6, help="the latest moment, in lengths of the whole run")
     parser.add_argument("--seed", type=int, default=0, help="of the killer")
     args = parser.parse_args()
     args.output.mkdir(parents=True)
@@ -221,7 +222,7 @@ def main() -> None:
     with tqdm(total=args.kills, unit="kill") as bar:
         for turn in range(10_000):
             name = args.tasks[turn % len(args.tasks)]
-            results.append(campaign(name, args.output / str(turn), args.kills_per_run, killer))
+            results.append(campaign(name, args.output / str(turn), args.kills_per_run, killer, args.until))
             bar.update(results[-1].get("killed", 0))
             (args.output / "results.json").write_text(json.dumps(results, indent=1))
             if sum(result.get("killed", 0) for result in results) >= args.kills:
