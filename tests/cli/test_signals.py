@@ -20,9 +20,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def start(
-    folder: Path, *flags: str, before: Callable[[], None] | None = None, **variables: str
-) -> subprocess.Popen[str]:
+def start(folder: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "rl_lightning", "fit", "-c", str(PENDULUM), *FLAGS, *flags]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
