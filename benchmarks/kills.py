@@ -54,7 +54,7 @@ def on_policy(learner: str, env_id: str, model: dict[str, Any] | None = None, **
 
 def config(learner: str, model: dict[str, Any] | None, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """A whole config: a row every three batches, a checkpoint every 37 environment steps."""
-    own = {"network": TINY, "compile": False} | (model or {})
+    own = {"network": TINY} | ({} if learner == "REINFORCE" else {"compile": False}) | (model or {})
     return {
         "seed_everything": 3,
         "trainer": {"logger": False, "log_every_n_steps": 3, "accelerator": "cpu", "enable_progress_bar": False},
@@ -194,7 +194,7 @@ def campaign(name: str, out: Path, kills: int, killer: random.Random) -> dict[st
         if run is None and root.exists():  # killed before its first checkpoint: nothing is lost, it begins anew
             root.rename(root.with_name(f"without_checkpoint_{number}"))
         last = number == kills
-        code = ended(started(args, log), None if last else killer.uniform(0.0, 0.8 * seconds))
+        code = ended(started(args, log), None if last else killer.uniform(0.0, 0.6 * seconds))
         found["killed" if code is None else "ended before it was killed"] += not last
         found["resumed"] += run is not None
         if code not in (None, 0):

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from torchmetrics import MeanMetric
+from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
 from rl_lightning.callbacks.monitors import check_watched, let_wait, publish
 from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
@@ -38,22 +38,28 @@ class EnvironmentInteraction(Callback):
 
     def __init__(self) -> None:
         self._returns, self._lengths = MeanMetric(), MeanMetric()
+        self._longest, self._restarts = MaxMetric(), SumMetric()
         self._data: EnvironmentDataModule | None = None  # while it gathers
         self._saved: State = {}  # in the checkpoint that the run goes on from, until training starts
         self._why_not_exact: str | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how exactly a checkpoint of this run will resume; before a progress bar stands in the line."""
+        self._say_what_resumes(trainer, environment_data(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the environments, where a checkpoint left them; replay takes the random steps that come first."""
         self._data = data = environment_data(trainer)
         self._returns.to(pl_module.device)
         self._lengths.to(pl_module.device)
+        self._longest.to(pl_module.device)
+        self._restarts.to(pl_module.device)
         saved, self._saved = self._saved, {}
-        self._say_what_resumes(trainer, data, saved)
         # a run whose episodes do not go on, and each process, sees new ones
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
         self._collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
-        self._row_seconds, self._row_env_steps, self._batches = 0.0, data.clock.env_steps, 0
+        self._row_seconds, self._batches = 0.0, 0
         batches = trainer.fit_loop.epoch_loop.batch_progress.total  # a batch that a checkpoint saw ready comes again
         batches.ready = batches.started  # type: ignore[attr-defined]
         own = of_this_process(saved["processes"]) if saved else None
@@ -65,15 +71,19 @@ class EnvironmentInteraction(Callback):
             self._collector.load_state_dict(own["collector"])
             self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
             pl_module.load_acting_state(own["acting"])  # type: ignore[operator]
+        before = data.clock.env_steps
         data.attach(self._collector)
+        if own is None or data.clock.env_steps > before:  # random steps are in no row
+            self._row_env_steps = data.clock.env_steps
         if own is not None:  # last, since everything above may draw numbers
             set_random_numbers(own["random_numbers"])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric("*", step_metric="env_steps", step_sync=True)
 
-    def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule, saved: State) -> None:
+    def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule) -> None:
         """Say in one line how exactly a checkpoint of this run will resume, and what has changed since an older one."""
+        saved = self._saved
         if saved and saved["settings"] != (now := _settings(trainer, data)):
             changed = [
                 f"{key}={now[key]!r} was {saved['settings'][key]!r}"
@@ -83,7 +93,7 @@ class EnvironmentInteraction(Callback):
             rank_zero_info(f"{', '.join(changed)}: the episodes under way in the checkpoint end, new ones begin")
             for own in saved["processes"]:
                 own["collector"].pop("episodes", None)
-        if not trainer.checkpoint_callbacks:  # type: ignore[attr-defined]
+        if not trainer.checkpoint_callbacks:
             self._why_not_exact = "no checkpoints are kept"
             return
         self._why_not_exact = data.why_not_exact
@@ -126,6 +136,10 @@ class EnvironmentInteraction(Callback):
         finished = self._collector.finished
         returns, lengths = zip(*finished, strict=True) if finished else ((), ())
         finished.clear()
+        longest = float(max(self._collector.longest, *lengths, 0))
+        row["train/longest_episode"] = self._over_processes(self._longest, longest)
+        if (restarts := environment_data(trainer).restarts).allowed:
+            row["train/env_restarts"] = self._over_processes(self._restarts, float(restarts.done))
         for name, mean, values in (
             ("train/return", self._returns, returns),
             ("train/episode_length", self._lengths, lengths),
@@ -141,6 +155,13 @@ class EnvironmentInteraction(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
             logger.save()
+
+    @staticmethod
+    def _over_processes(metric: Metric, value: float) -> float:
+        metric.update(value)
+        total: float = metric.compute().item()
+        metric.reset()
+        return total
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""

@@ -45,7 +45,7 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
     def _is_new(self, hook: str, trainer: Trainer) -> bool:
         """Whether this moment is not one that has come already, before a checkpoint at the start of a batch."""
         env_steps = self.logged_at[hook] = trainer.datamodule.clock.env_steps  # type: ignore[attr-defined]
-        return env_steps != self._logged_before.pop(hook, None)
+        return bool(env_steps != self._logged_before.pop(hook, None))
 
     def state_dict(self) -> dict[str, Any]:
         """When it was called last."""
@@ -105,7 +105,7 @@ def check_watched(trainer: Trainer, learner: LightningModule) -> None:
         UsageError: naming those that there are.
     """
     logged = trainer.callback_metrics
-    if not any(name in logged for name in learner.metrics):  # type: ignore[union-attr, operator]
+    if not any(name in logged for name in learner.metrics):  # type: ignore[union-attr]
         return
     known = sorted({*OF_EPISODES} | {name for name in logged if name.startswith("train/")})
     for callback in _watching_training(trainer):

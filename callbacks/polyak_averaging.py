@@ -48,7 +48,7 @@ class PolyakAveraging(Callback):
             if not self._pairs:  # looked up once, on the device where training goes on
                 pairs = pl_module.target_networks()  # type: ignore[operator]
                 self._pairs = [(_tensors(target), _tensors(online), online) for online, target in pairs]
-            frozen = getattr(pl_module, "frozen_networks", list)()
+            frozen: list[nn.Module] = getattr(pl_module, "frozen_networks", list)()
             for target, online, network in self._pairs:
                 if not any(network is one for one in frozen):
                     polyak_update(target, online, self.tau)

@@ -112,6 +112,7 @@ class EnvStepsProgressBar(ProgressBar):
 
     def _advance_to(self, done: int) -> None:
         if self._bar is not None:
+            self._bar.total = max(self._bar.total or done, done)  # the last batch may go beyond the run's length
             self._bar.update(done - self._bar.n)
 
     def _show_returns(self, trainer: Trainer) -> None:

@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rl_lightning.callbacks.checkpoints import EXIT_CODES, Checkpoints

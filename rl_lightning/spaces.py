@@ -1,5 +1,7 @@
 """What a Gymnasium space becomes: dtypes, tensors and arrays; and which actions a learner can take."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -61,3 +63,41 @@ def fault_of_actions(space: gym.Space[Any], kind: Actions) -> str | None:
 def is_bounded(space: gym.spaces.Box) -> bool:
     """Whether a Box has finite bounds, low < high, in every dimension."""
     return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
+
+
+ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]
+"""A learner's actions, one or any number of them, to those of the environment."""
+
+
+def learners_actions(space: gym.Space[Any]) -> tuple[gym.Space[Any], ToEnvironment | None]:
+    """The actions that a learner gives for an environment's, and how they become them; None where they are the same.
+
+    Bounded real ones are in [-1, 1], and finite ones count from 0. Real numbers beyond their bounds are clipped.
+
+    Args:
+        space: the environment's own.
+    """
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        if (space.low == -1.0).all() and (space.high == 1.0).all():
+            return unit, clip_action
+        if is_bounded(space):
+            return unit, partial(rescale_action, low=space.low, high=space.high)
+        return space, partial(np.clip, a_min=space.low, a_max=space.high)
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        return gym.spaces.Discrete(int(space.n)), partial(np.add, space.start)
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
+        return gym.spaces.MultiDiscrete(space.nvec), partial(np.add, space.start)
+    return space, None
+
+
+def clip_action(action: NDArray[Any]) -> NDArray[Any]:
+    """To [-1, 1]."""
+    clipped: NDArray[Any] = np.minimum(np.maximum(action, np.float32(-1.0)), np.float32(1.0))
+    return clipped
+
+
+def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
+    """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
+    rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
+    return rescaled

@@ -50,6 +50,8 @@ class Step(NamedTuple):
     next_obs: Any
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    dropped: NDArray[np.bool_] | None = None  # where the episode under way was lost with its environment, if anywhere:
+    # obs is then the first of a new one
 
     @property
     def done(self) -> NDArray[np.bool_]:

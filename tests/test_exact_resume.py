@@ -33,6 +33,7 @@ from rl_lightning import (
     ActionNoise,
     ActorCritic,
     DiscreteSAC,
+    Freeze,
     OffPolicyCritic,
     QProp,
     ReplayDataModule,
@@ -186,10 +187,18 @@ def learner(kind: type, data: EnvironmentDataModule, **settings: Any) -> tuple[A
     return kind(data.observation_space, data.action_space, network=TINY, **settings), data
 
 
+class Rests(TD3):
+    """TD3 whose Q, and its target with it, stay as they are up to environment step 120."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [*super().configure_callbacks(), Freeze(["q"], 120)]
+
+
 LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "SAC": (lambda: learner(SAC, replay()), (7, 60, 61, 133)),
     "SACv2": (lambda: learner(SACv2, replay(num_envs=2, train_freq=2, replay_ratio=0.25)), (7, 15, 40)),
     "TD3": (lambda: learner(TD3, replay(), policy_delay=2), (8, 133)),
+    "TD3, frozen at first": (lambda: learner(Rests, replay(), policy_delay=3), (8, 79, 80, 81)),
     "DDPG with OU noise": (lambda: learner(DDPG, replay(), noise=lambda: ActionNoise(0.3, correlation=0.9)), (8, 133)),
     "DQN": (
         lambda: learner(DQN, replay("CartPole-v1", n_step=3, priority_alpha=0.6), target_update_interval=7),
@@ -280,7 +289,7 @@ def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(
     found = torch.load(tmp_path / "final.pt", weights_only=True)[0]
     own, others = found["ReplayDataModule"]["buffer"], found["ReplayDataModule"]["others"]
     assert len(others) == 1
-    assert not torch.equal(own["storage"]["obs"], others[0]["storage"]["obs"])
+    assert not torch.equal(own["memory"], others[0]["memory"])
     assert_same(found, expected)
 
 
@@ -317,10 +326,15 @@ def test_an_environment_that_cannot_be_restored_resumes_consistently_and_says_wh
     )
     assert "steps" in said
     final, _ = run(make, tmp_path / "resumed", None, tmp_path / "10.ckpt")
-    storage = final["ReplayDataModule"]["buffer"]["storage"]
-    now, later = storage["obs"][:, 0, 0], storage["next_obs"][:, 0, 0]
+    data = make()[1]
+    data.setup("fit")
+    data.load_state_dict(final["ReplayDataModule"])
+    storage = data.buffer.storage
+    now, later = storage.obs[: data.buffer.steps, 0, 0], storage.next_obs[: data.buffer.steps, 0, 0]
     assert torch.equal(later, now + 1)  # no row across episodes
-    assert storage["truncated"].nonzero()[:, 0].tolist() == [49]  # the fiftieth step was the last before the checkpoint
+    assert storage.truncated[: data.buffer.steps].nonzero()[:, 0].tolist() == [
+        49
+    ]  # the fiftieth step was the last before the checkpoint
     assert now[50] == 0.0
     assert now[49] == 19.0
 

@@ -48,6 +48,7 @@ class A2C(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
 
     def __init__(

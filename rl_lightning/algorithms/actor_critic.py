@@ -35,6 +35,7 @@ class ActorCritic(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
 """What every algorithm shares: manual optimization, evaluation episodes, and honest checkpoints."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -42,13 +43,13 @@ from rl_lightning.callbacks.monitors import EnvStepsLearningRateMonitor
 from rl_lightning.checkpoints import (
     KEY,
     SCHEMA,
-    AtomicCheckpointIO,
     Continued,
     check_resumable,
     check_signature,
     continue_optimizers,
     signature,
 )
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay.datamodule import ReplayDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
@@ -60,6 +61,8 @@ from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
+from rl_lightning.policies.description import describe, plain
+from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import Actions, fault_of_actions
 from rl_lightning.types import Episode, Obs, State, to_device
@@ -83,6 +86,7 @@ class Algorithm(LightningModule, ABC):
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
         acts_in: the kind of actions that it has a policy for.
+        acts_by: the attribute that holds the network of its `act`, which is what an exported policy needs.
         takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
         steps_without_optimizer: whether a network of it moves that no optimizer moves.
         gamma: the discount.
@@ -101,6 +105,7 @@ class Algorithm(LightningModule, ABC):
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
     acts_in: ClassVar[Actions | None] = None  # None leaves it to the learner
+    acts_by: ClassVar[str | None] = None  # None leaves it unsaid, and nothing can be exported
     takes_critic: ClassVar[bool] = False
     steps_without_optimizer: ClassVar[bool] = False
     noise: ActionNoise | None = None
@@ -124,7 +129,7 @@ class Algorithm(LightningModule, ABC):
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
         self.has_loaded = False
-        self.register_load_state_dict_post_hook(_note_weights)
+        self.register_load_state_dict_post_hook(_note_weights)  # type: ignore[no-untyped-call]
         self._declared: dict[str, nn.Module] = {}  # networks by name, also those that no optimizer moves
         self.frozen = Frozen(self._declared, self.learns)
         self._learned: dict[str, Learned] = {}
@@ -429,9 +434,12 @@ class Algorithm(LightningModule, ABC):
 
     def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
         """Record one episode for each seed, played with the deterministic policy."""
-        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        act, envs = self._act_deterministically, data.eval_envs()
         with traced_to_divergence(self.check_finite):
-            return [record_episode(self._act_deterministically, envs, seed) for seed in seeds]
+            episodes = [record_episode(act, envs, seed, data.eval_limit) for seed in seeds]
+        data.warn_of_cut_off([len(episode.reward) for episode in episodes])
+        return episodes
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns of all processes' episodes."""
@@ -445,9 +453,10 @@ class Algorithm(LightningModule, ABC):
         return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
-        envs = self.trainer.datamodule.eval_envs()  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         with traced_to_divergence(self.check_finite):
-            returns, lengths = play_episodes(self._act_deterministically, envs, seeds)
+            returns, lengths = play_episodes(self._act_deterministically, data.eval_envs(), seeds, data.eval_limit)
+        data.warn_of_cut_off(lengths.tolist())
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 
     def _log_episodes(self, stage: str) -> None:
@@ -467,14 +476,48 @@ class Algorithm(LightningModule, ABC):
             Divergence: where weights or moments are not finite; nothing is written then.
         """
         self.check_finite()
-        check_optimizer_states(checkpoint.get("optimizer_states", []), self._described, self.env_steps)
+        if states := checkpoint.get("optimizer_states"):
+            check_optimizer_states(states, self._described, self.env_steps)
         checkpoint[KEY] = {
             **signature(self, self.observation_space, self.action_space),
             "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
-            "learned": self._described,
+            "learned": {} if states == [] else self._described,  # a trainer that only evaluates has no optimizers
             "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
+            "policy": self.policy_description(),
+        }
+
+    def policy_network(self) -> PolicyNetwork:
+        """The network that `act` acts by, with the learner's own weights.
+
+        Raises:
+            UsageError: a learner that does not say in `acts_by` which it is.
+        """
+        acts = next(cls for cls in type(self).__mro__ if "act" in vars(cls))
+        advice = f"say in {acts.__name__} which attribute is the network that its act acts by"
+        require("acts_by" in vars(acts) and self.acts_by is not None, "acts_by", None, advice)
+        assert self.acts_by is not None
+        return PolicyNetwork.of(getattr(self, self.acts_by))
+
+    def policy_description(self) -> State:
+        """What `load_policy` and `export_policy` need to know of the policy beside its weights; data alone."""
+        trainer = self.trainer if self.clock.total else None  # none has set it up
+        data = getattr(trainer, "datamodule", None)
+        metrics = {name: float(value) for name, value in (trainer.callback_metrics if trainer else {}).items()}
+        evaluated = {name: value for name, value in metrics.items() if name.startswith(("val/", "env_steps"))}
+        evaluation = {name: value for name, value in evaluated.items() if math.isfinite(value)}
+        action_space = getattr(data, "own_action_space", self.action_space)
+        return {
+            "algorithm": type(self).__name__,
+            "env_id": getattr(data, "env_id", None),
+            "env_kwargs": plain(getattr(data, "env_kwargs", {})),
+            **describe(self, self.policy_network, self.observation_space, action_space),
+            "training": {
+                "env_steps": self.env_steps,
+                "gradient_steps": self.gradient_steps,
+                "evaluation": evaluation or None,
+            },
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -495,6 +538,25 @@ class Algorithm(LightningModule, ABC):
             if (logger := self._metrics_csv()) and (logged := checkpoint[KEY].get("logged")):
                 logger.load_state_dict(logged)
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, weights_only: bool | None = True, **arguments: Any
+    ) -> Self:
+        """A learner made of the arguments, with the networks of a checkpoint, which has no say in what is made.
+
+        Args:
+            checkpoint_path: a file or URL.
+            weights_only: a checkpoint is data; True.
+            **arguments: of the class.
+
+        Raises:
+            UsageError: as of `load_weights`.
+        """
+        require(weights_only is not False, "weights_only", weights_only, "a checkpoint is data; leave it out")
+        learner = cls(**arguments)
+        learner.load_weights(checkpoint_path)
+        return learner
+
     def check_learns_on(self, checkpoint: State, total_env_steps: int) -> None:
         """Refuse to go on where all schedules have come to rate 0 for the rest of the run.
 
@@ -507,7 +569,7 @@ class Algorithm(LightningModule, ABC):
         """
         clock, found = Clock(total_env_steps), {**checkpoint}
         clock.env_steps = found[KEY]["env_steps"]
-        own = {name: learned.make() for name, learned in self._learned.items()}
+        own = {name: learned.make() for name, learned in with_parameters(self._learned).items()}
         continue_optimizers(found, found[KEY]["learned"], own)
         self._check_rates(own, found, clock)
 

@@ -34,6 +34,7 @@ class DDPG(Algorithm):
     """
 
     acts_in = "box"
+    acts_by = "policy"
     noise: ActionNoise
 
     def __init__(

@@ -40,6 +40,7 @@ class DiscreteSAC(Algorithm):
     """
 
     acts_in = "discrete"
+    acts_by = "policy"
 
     def __init__(
         self,

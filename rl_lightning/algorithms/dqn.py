@@ -39,6 +39,7 @@ class DQN(Algorithm):
     """
 
     acts_in = "discrete"
+    acts_by = "q"
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class PPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
 
     def __init__(

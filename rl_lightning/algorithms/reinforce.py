@@ -48,6 +48,7 @@ class REINFORCE(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class SAC(Algorithm):
     """
 
     acts_in = "box"
+    acts_by = "policy"
 
     def __init__(
         self,

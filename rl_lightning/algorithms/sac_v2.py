@@ -41,6 +41,7 @@ class SACv2(Algorithm):
     """
 
     acts_in = "box"
+    acts_by = "policy"
     noise: ActionNoise
 
     def __init__(

@@ -12,6 +12,7 @@ from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, q_of_action, 
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
 from rl_lightning.networks.distributions import Categorical
 from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
+from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.types import Obs, Space, Transition
 
 
@@ -39,6 +40,7 @@ class SoftQ(Algorithm):
     """
 
     acts_in = "discrete"
+    acts_by = "q"
 
     def __init__(
         self,
@@ -68,6 +70,10 @@ class SoftQ(Algorithm):
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""
         q = self.q(obs)  # [B, A]
         return q.argmax(-1) if deterministic else Categorical(q / self.ent_coef).sample()
+
+    def policy_network(self) -> PolicyNetwork:
+        """Q_θ with its temperature, by which values become the policy."""
+        return PolicyNetwork(self.q, ent_coef=self.ent_coef)
 
     def learn(self, batch: ReplayStream) -> None:
         """The gradient steps of soft Q-learning; `batch` takes its environment steps before each sample."""

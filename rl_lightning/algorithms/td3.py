@@ -36,6 +36,7 @@ class TD3(Algorithm):
     """
 
     acts_in = "box"
+    acts_by = "policy"
     noise: ActionNoise
 
     def __init__(

@@ -65,7 +65,7 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
         compiled = getattr(learner, "compile_gradients", False)
         advice = "a compiled graph does not look for anomalies; give model.compile=false with it"
         require(not compiled, "trainer.detect_anomaly", True, advice)
-    if not trainer.fast_dev_run:  # which sets limits of its own
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # which sets limits of its own
         _check_limits(trainer, stage)
         if stage == "fit" and isinstance(data, EnvironmentDataModule):
             _check_lengths(trainer, data)

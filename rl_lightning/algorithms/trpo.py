@@ -1,11 +1,11 @@
 """Trust region policy optimization (arXiv:1502.05477), with GAE for advantages (arXiv:1506.02438)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
@@ -66,6 +66,7 @@ class TRPO(Algorithm):
 
     learns_from = RolloutDataModule
     acts_in = "any"
+    acts_by = "networks"
     takes_critic = True
     steps_without_optimizer = True
 
@@ -192,12 +193,12 @@ class TRPO(Algorithm):
         before = self._mean((surrogate.detach(),))
         with torch.no_grad():
             for tries in range(self.line_search_max_iter):
-                vector_to_parameters(start + self.line_search_shrinking_factor**tries * full_step, parameters)
+                write(start + self.line_search_shrinking_factor**tries * full_step, parameters)
                 now, kl = self._mean(surrogate_and_kl())
                 if kl < self.target_kl and now > before:
                     break
             else:
-                vector_to_parameters(start, parameters)
+                write(start, parameters)
                 now, kl = before.squeeze(), torch.zeros_like(kl)
             return {
                 "train/policy_loss": -now,
@@ -256,3 +257,14 @@ def conjugate_gradient(
         previous, squared_norm = squared_norm, residual @ residual
         direction = residual + (squared_norm / previous) * direction
     return x
+
+
+def write(vector: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Give parameters the numbers of a vector that holds them one after the other; each in memory of its own.
+
+    torch's `vector_to_parameters` would make them views of the vector. Where they begin in memory decides on the last
+    digits of their products, so a resumed run would differ. What shares memory with the old numbers keeps them.
+    """
+    parts = torch.split(vector, [parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.data = part.clone().view_as(parameter)

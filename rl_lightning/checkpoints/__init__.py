@@ -1,7 +1,9 @@
-"""Checkpoints are data: tensors and primitives, written whole, read with `weights_only=True`, checked before use."""
+"""Checkpoints are data: tensors and primitives, written whole, read with `weights_only=True`, checked before use.
+
+What Lightning's trainer reads and writes them by is in `rl_lightning.checkpoints.io`: `load_policy` reads without it.
+"""
 
 from rl_lightning.checkpoints.file import fault_of, intact_beside, link, read, write
-from rl_lightning.checkpoints.io import AtomicCheckpointIO
 from rl_lightning.checkpoints.restoring import (
     KEY,
     SCHEMA,
@@ -20,7 +22,6 @@ from rl_lightning.checkpoints.restoring import (
 __all__ = [
     "KEY",
     "SCHEMA",
-    "AtomicCheckpointIO",
     "Continued",
     "check_resumable",
     "check_schema",

@@ -7,7 +7,6 @@ So `torch.load` and every zip program read it too.
 import errno
 import fcntl
 import os
-import pickle
 import secrets
 import shutil
 import struct
@@ -77,11 +76,12 @@ def link(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)  # os.replace leaves it where both are one file already
 
 
-def read(path: str | Path) -> State:
+def read(path: str | Path, name: str | None = None) -> State:
     """Read a file that `write` or `torch.save` made, after checking every bit of it.
 
     Args:
         path: of the file.
+        name: what messages call it, a URL that it was fetched from for example; None is its path.
 
     Returns:
         What was saved, on the CPU. Tensors come from the disk as they are used, so memory holds nothing twice.
@@ -90,18 +90,28 @@ def read(path: str | Path) -> State:
         UsageError: a file that is missing, damaged, or holds more than tensors and primitives. The message names the
             newest intact checkpoint in its folder.
     """
-    path = Path(path)
+    path, name = Path(path), name or str(path)
     if fault := fault_of(path):
         others = (f"; the newest intact one beside it is {str(other)!r}" for other in intact_beside(path))
-        raise UsageError(f"checkpoint {str(path)!r} {fault}{next(others, '; give an intact file')}")
+        raise UsageError(f"checkpoint {name!r} {fault}{next(others, '; give an intact file')}")
     try:
+        _check_inflation(path)
         state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except Exception as error:  # of bytes that somebody made up; there are many kinds
         raise UsageError(
-            f"checkpoint {str(path)!r} cannot be read: it holds more than tensors and primitives, or something else "
+            f"checkpoint {name!r} cannot be read: it holds more than tensors and primitives, or something else "
             "than a checkpoint; give a file that rl_lightning saved"
         ) from error
     return state
+
+
+def _check_inflation(path: Path) -> None:
+    """Refuse an archive whose parts take more memory than their file has bytes; `torch.save` compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError("compressed")
 
 
 def fault_of(path: Path) -> str | None:
@@ -149,7 +159,8 @@ def _fault_of(file: BinaryIO, size: int) -> str | None:
         file.seek(0)
         with suppress(Exception):  # of damaged bytes; there are many kinds
             archive = zipfile.ZipFile(file)
-            if archive.namelist() and archive.testzip() is None:
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            if archive.namelist() and (not stored or archive.testzip() is None):  # `read` refuses the rest
                 return None
         return "is damaged: its parts are not what was saved"
     mark, length, checksum = SEAL.unpack(tail[-SEAL.size :].rjust(SEAL.size))
@@ -175,7 +186,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, nobody holds the file for abandoned
-            yield file  # type: ignore[misc]
+            yield file
             os.fsync(file.fileno())
             os.replace(temporary, path)
     except BaseException:

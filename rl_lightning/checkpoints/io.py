@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         else:
             write(checkpoint, path)
 
-    def load_checkpoint(  # type: ignore[override]
+    def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a checkpoint, on the CPU.

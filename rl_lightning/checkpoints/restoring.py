@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -44,7 +43,7 @@ def load_checkpoint(path: str | Path, expected: dict[str, str]) -> State:
     Raises:
         UsageError: where it is missing, damaged, not ours, of a newer program, or of another algorithm or other spaces.
     """
-    checkpoint = read(local_file(path))
+    checkpoint = read(local_file(path), str(path))
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise UsageError(f"checkpoint {str(path)!r} is not one of rl_lightning's: give a file that its fit saved")
     check_schema(checkpoint, str(path))
@@ -188,6 +187,8 @@ def continue_optimizers(checkpoint: State, described: dict[str, State], own: dic
         before, now = described.get(name), one.describe()
         for part in ("optimizer", "scheduler"):
             if before and before[part] and now[part] and before[part] != now[part]:
+                from lightning.pytorch.utilities import rank_zero_warn  # here: `load_policy` does without Lightning
+
                 rank_zero_warn(
                     f"{name}_{part} was {before[part]} in the checkpoint, is {now[part]} now: it begins anew"
                 )
@@ -225,7 +226,8 @@ def _moments(saved: State, saved_names: list[list[str]], own: State, names: list
                 state[index] = saved["state"][place[name]]
         before = group_of.get(its_names[0])
         if with_rates and before and before.get("initial_lr") and "initial_lr" in group:
-            group["lr"] = group["initial_lr"] * (before["lr"] / before["initial_lr"])
+            same = group["initial_lr"] == before["initial_lr"]  # then to the last bit
+            group["lr"] = before["lr"] if same else group["initial_lr"] * (before["lr"] / before["initial_lr"])
     return {**own, "state": state}
 
 

@@ -1,7 +1,6 @@
 """The command line: LightningCLI with every space linked from data to model, and a folder of its own for every run."""
 
 import inspect
-import itertools
 import logging
 import math
 import os
@@ -10,36 +9,34 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
 import wandb
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.algorithms.base import Algorithm
+from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
-from rl_lightning.callbacks.run_folder import write_whole
-from rl_lightning.checkpoints import KEY, check_resumable, check_signature, load_checkpoint, local_file, signature
+from rl_lightning.checkpoints import check_resumable, local_file
 from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.cli.export import EXPORT, export
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
-from rl_lightning.cli.report import program_name, report
-from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed, run_of
+from rl_lightning.cli.report import report
+from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
+from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
-from rl_lightning.types import State
 
 DEFAULTS = {
     "trainer.default_root_dir": "runs",
@@ -102,13 +99,14 @@ class RLCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Add `resume` to the subcommands."""
+        """Add `resume` and `export` to the subcommands; `main` runs the latter, which needs no trainer."""
         super().setup_parser(*args, **kwargs)
         usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
         parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
         parser.add_argument("RUN", type=str, help="The folder of a run, as `fit` prints it.")
         assert self.parser._subcommands_action is not None
         self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
+        self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -194,6 +192,8 @@ class RLCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         self.model.check_data(self.datamodule)
+        if self.subcommand == "fit":
+            self.datamodule.check_memory()
         metrics_csv = MetricsCSV(self.run_dir) if self.run_dir is not None and self.subcommand == "fit" else None
         if self.resumes and metrics_csv:
             metrics_csv.open()  # before anything in it is read
@@ -231,31 +231,30 @@ class RLCLI(LightningCLI):
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _check_start(self, metrics_csv: MetricsCSV | None) -> None:
-        """Refuse what the run cannot start from, which the trainer would fail on later."""
+        """Refuse what the run cannot start from, which the trainer would fail on later; end where nothing is left."""
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
-        expected = signature(self.model, self.model.observation_space, self.model.action_space)
+        start = None
         if self.resumes:
-            path, checkpoint = self.resumes.newest_valid()
-            self.checkpoint, run = str(path), self.resumes
-            check_signature(checkpoint[KEY], expected, self.checkpoint)
+            start = start_of_run(self.resumes, self.model)
         elif self.checkpoint is not None:
-            checkpoint, run = load_checkpoint(self.checkpoint, expected), run_of(self.checkpoint)
+            start = start_from(self.checkpoint, self.model)
         elif config.init_from is not None:
             self.model.load_weights(config.init_from, config.init_parts)
+        if start is None:
             return
-        else:
-            return
-        changed = self._changes_since(run) if run and self.subcommand == "fit" else {}
-        check_networks(checkpoint["state_dict"], self.model.state_dict(), self.checkpoint, changed)
+        self.checkpoint = start.path
+        changed = self._changes_since(start.run) if start.run and self.subcommand == "fit" else {}
+        check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, changed)
         if self.subcommand == "fit":
-            check_resumable(checkpoint, self.checkpoint)
-            if "buffer" in checkpoint.get("ReplayDataModule", {}):
+            check_resumable(start.checkpoint, start.path)
+            if "buffer" in start.checkpoint.get("ReplayDataModule", {}):
                 self.datamodule.buffer_from = None  # the checkpoint holds what that gave
-            self.save_config_kwargs = {"env_steps": checkpoint[KEY]["env_steps"]}
-            self._check_length(checkpoint[KEY], metrics_csv)
+            self.save_config_kwargs = {"env_steps": start.env_steps}
+            total = getattr(self.datamodule, "total_env_steps", math.inf)
+            self.is_finished = start.is_finished(total, metrics_csv if self.resumes else None)
             if not self.is_finished:
-                self.model.check_learns_on(checkpoint, getattr(self.datamodule, "total_env_steps", 0))
+                self.model.check_learns_on(start.checkpoint, total)
             if line := check_changes(changed):
                 note(line)
 
@@ -263,23 +262,6 @@ class RLCLI(LightningCLI):
         """Settings that are others than in the run's `config.yaml`."""
         its = self.parser.parse_args(["fit", "-c", str(run.config)])["fit"]
         return changes(its, self.config["fit"])
-
-    def _check_length(self, whose: State, metrics_csv: MetricsCSV | None) -> None:
-        """Refuse to go on where nothing is left to do, or end the program; a final test may be left."""
-        env_steps, total = whose["env_steps"], getattr(self.datamodule, "total_env_steps", math.inf)
-        self.is_finished = env_steps >= total
-        if not self.is_finished:
-            return
-        if self.resumes is None or metrics_csv is None:
-            advice = f"checkpoint {self.checkpoint!r} has {env_steps} environment steps behind it already; "
-            require(False, "data.total_env_steps", total, f"{advice}give more than that")
-        elif whose.get("logged"):
-            metrics_csv.load_state_dict(whose["logged"])
-        if metrics_csv is not None and metrics_csv.has_test:
-            run, more = quote(str(self.run_dir)), f"--data.total_env_steps={2 * env_steps}"
-            print(f"Run {run} is finished, after {env_steps:,} of {total:,} environment steps.")
-            print(f"To go on: {program_name('rl-lightning')} resume {run} {more}")
-            sys.exit(0)
 
     # Running
 
@@ -302,11 +284,11 @@ class RLCLI(LightningCLI):
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
         if self.run_dir is None:
             return
-        path, results = self.checkpoint if self.is_finished else None, [None]
+        path, result = self.checkpoint if self.is_finished else None, None
         if self.trainer.limit_test_batches:
-            results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+            [result] = self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         if self.trainer.is_global_zero:
-            print(report(self.run_dir, self.trainer, self.model.env_steps, results[0]))
+            print(report(self.run_dir, self.trainer, self.model.env_steps, result))
 
     def predict(self, **arguments: Any) -> None:
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
@@ -326,43 +308,6 @@ def _settings_of(owner: type) -> str:
     return ", ".join(name for name in inspect.signature(owner).parameters if not name.endswith("_space"))
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved `config.yaml` in the run folder, and shows W&B the same settings.
-
-    Where a run goes on with other settings, those it had are kept as `config-ENV_STEPS.yaml`, of the time when they
-    changed.
-
-    Args:
-        parser: that the settings came from.
-        config: the settings.
-        env_steps: behind the run already.
-    """
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, env_steps: int = 0) -> None:
-        super().__init__(parser, config)
-        self.env_steps = env_steps
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it where there is a run folder: looking at a checkpoint makes none."""
-        if not trainer.loggers or self.already_saved:
-            return
-        log_dir = trainer.log_dir  # asked of the first process by all
-        if trainer.is_global_zero and log_dir is not None:
-            path = Path(log_dir) / self.config_filename
-            text = self.parser.dump(self.config, skip_none=False)
-            if path.is_file() and yaml.safe_load(path.read_text()) != yaml.safe_load(text):
-                write_whole(_free(path.with_stem(f"{path.stem}-{self.env_steps}")), path.read_text())
-            write_whole(path, text)
-            self.save_config(trainer, pl_module, stage)
-        self.already_saved = True
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show W&B the settings."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
-
-
 def _new_run_dir(config: Namespace) -> Path:
     """A name that no other run has or gets: <root>/<algorithm>-<environment>/<time>-<random>."""
     algorithm = config.model.class_path.rsplit(".", 1)[-1]
@@ -380,12 +325,6 @@ def _make(run_dir: Path) -> None:
         raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
 
 
-def _free(path: Path) -> Path:
-    """The path, or with a number behind it if there is such a file already."""
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if not name.exists())
-
-
 def _as_list(value: Any) -> list[Any]:
     """Lightning's settings that take one item, several, or none (False and True included)."""
     if isinstance(value, list):
@@ -399,8 +338,12 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
+    given = sys.argv[1:] if args is None else args
     try:
-        RLCLI(args)
+        if given[:1] == ["export"]:
+            export(given[1:])
+        else:
+            RLCLI(args)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from rl_lightning.checkpoints import KEY, load_checkpoint
+from rl_lightning.checkpoints import KEY, fault_of, load_checkpoint
 from rl_lightning.errors import UsageError
 from rl_lightning.types import State
 
@@ -60,7 +60,8 @@ class Run(NamedTuple):
             try:
                 read.append((path, load_checkpoint(path, {})))
             except UsageError as error:
-                faults.append(str(error))
+                fault = fault_of(path)  # the error offers another file, which is taken here
+                faults.append(f"checkpoint {str(path)!r} {fault}" if fault else str(error))
             if read and path.name == "last.ckpt":
                 return read[0]
         if not read:

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization, frame_stack_of, make_env, make_vec_env
 from rl_lightning.environments.state import why_not_restorable
+from rl_lightning.environments.vector import Restarts
 from rl_lightning.errors import require
 from rl_lightning.schedules import Clock
 
-EVAL_NUM_ENVS = 10  # evaluation episodes played at once
+EVAL_NUM_ENVS = 10  # evaluation episodes played at once, unless told otherwise
+EVAL_MAX_STEPS = 10_000  # of an evaluation episode, in an environment without a time limit, unless told otherwise
 VAL_SEED, TEST_SEED, PREDICT_SEED = 1_000_000, 2_000_000, 3_000_000  # first episode's; apart from each other
 
 
@@ -34,11 +37,21 @@ class EnvironmentDataModule(LightningDataModule):
             the run.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`.
+        env_timeout: seconds that an environment may take for a reset or a step, of training and evaluation, before it
+            counts as hanging; None waits for ever. It needs ``vectorization: async``, since nothing can stop an
+            environment in the run's own process; evaluation then has processes of its own too.
+        max_env_restarts: how often, in each process, an environment that died, hung or broke its contract is replaced
+            by a new one: its unfinished episode ends as truncated with the last step that was stored, and counts in
+            no return.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
+            off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
+        eval_num_envs: evaluation episodes played at once; None plays up to 10.
         env_steps_per_batch: environment steps that one training batch takes, in each process.
 
     Attributes:
         observation_space: of one environment.
         action_space: of one environment as `make_env` makes it.
+        own_action_space: of the environment itself, before its actions are rescaled for learners.
         frame_stack: frames that an observation is stacked from.
         clock: environment steps of the run.
 
@@ -57,6 +70,10 @@ class EnvironmentDataModule(LightningDataModule):
         eval_episodes: int,
         test_episodes: int,
         env_steps_per_batch: int,
+        env_timeout: float | None,
+        max_env_restarts: int,
+        eval_max_episode_steps: int | None,
+        eval_num_envs: int | None,
     ) -> None:
         super().__init__()
         require(total_env_steps >= 1, "total_env_steps", total_env_steps, "give 1 or more")
@@ -64,6 +81,7 @@ class EnvironmentDataModule(LightningDataModule):
         require(test_episodes >= 1, "test_episodes", test_episodes, "give 1 or more")
         allowed = ("auto", "sync", "async")
         require(vectorization in allowed, "vectorization", vectorization, f"give one of {allowed}")
+        _check_watching(vectorization, env_timeout, max_env_restarts, eval_max_episode_steps, eval_num_envs)
         if env_steps_per_epoch is None:
             env_steps_per_epoch = max(env_steps_per_batch, total_env_steps // 20)
         require(
@@ -77,13 +95,20 @@ class EnvironmentDataModule(LightningDataModule):
         self.total_env_steps, self.env_steps_per_epoch = total_env_steps, env_steps_per_epoch
         self.env_steps_per_batch = env_steps_per_batch
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
+        self.env_timeout, self.max_env_restarts = env_timeout, max_env_restarts
+        self.eval_max_episode_steps, self.eval_num_envs = eval_max_episode_steps, eval_num_envs
+        self.restarts = Restarts(max_env_restarts)
         probe = make_env(env_id, self.env_kwargs)
+        self._has_time_limit = probe.spec is not None and probe.spec.max_episode_steps is not None
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        self.own_action_space = probe.own_action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
         self.clock = Clock(total_env_steps)
         self._collector: Collector | None = None
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None
+        self._warned_of_cut_off = False
+        self._eval_at_once = 1  # episodes of the evaluation under way
 
     # Experience
 
@@ -111,7 +136,7 @@ class EnvironmentDataModule(LightningDataModule):
     @property
     def why_not_exact(self) -> str | None:
         """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
-        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs)
+        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs, self.env_timeout)
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
@@ -122,17 +147,50 @@ class EnvironmentDataModule(LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         return max(1, self.env_steps_per_epoch // (self.env_steps_per_batch * world_size))
 
+    @property
+    def most_transitions(self) -> int:
+        """No fewer than the run can gather in this process; with slack, for what the last batch takes more."""
+        return self.total_env_steps + self.env_steps_per_batch + self.num_envs
+
+    def check_memory(self) -> None:
+        """Refuse what there is no memory for, before training begins.
+
+        Raises:
+            UsageError: with what is needed and what is available.
+        """
+
     def train_envs(self) -> VectorEnv[Any, Any, Any]:
         """New training environments."""
-        return make_vec_env(self.env_id, self.num_envs, self.vectorization, self.env_kwargs)
+        watched = self.env_timeout, self.restarts
+        return make_vec_env(self.env_id, self.num_envs, self.vectorization, self.env_kwargs, *watched)
 
     # Evaluation
 
     def eval_envs(self) -> VectorEnv[Any, Any, Any]:
-        """Environments for evaluation, made once and never those of training."""
+        """Environments for evaluation, as many as it plays episodes at once; never those of training."""
+        if self._eval_envs is not None and self._eval_envs.num_envs != self._eval_at_once:
+            self._close()
         if self._eval_envs is None:
-            self._eval_envs = make_vec_env(self.env_id, EVAL_NUM_ENVS, "sync", self.env_kwargs)
+            vectorization: Vectorization = "sync" if self.env_timeout is None else "async"
+            watched = self.env_timeout, self.restarts
+            self._eval_envs = make_vec_env(self.env_id, self._eval_at_once, vectorization, self.env_kwargs, *watched)
         return self._eval_envs
+
+    @property
+    def eval_limit(self) -> int | None:
+        """Steps after which an evaluation episode is cut off; None for never."""
+        if self.eval_max_episode_steps is None and not self._has_time_limit:
+            return EVAL_MAX_STEPS
+        return self.eval_max_episode_steps
+
+    def warn_of_cut_off(self, lengths: Sequence[int]) -> None:
+        """Say once that evaluation cut episodes off where nobody asked for it, given their lengths in steps."""
+        if self.eval_max_episode_steps is None and self.eval_limit in lengths and not self._warned_of_cut_off:
+            self._warned_of_cut_off = True
+            rank_zero_warn(
+                f"an evaluation episode was cut off after {EVAL_MAX_STEPS:,} steps, with its return so far, as "
+                f"{self.env_id} has no time limit of its own: data.eval_max_episode_steps=N sets another"
+            )
 
     def val_dataloader(self) -> "EpisodeLoader":
         """The seeds of the evaluation episodes, in batches that are played at once."""
@@ -144,7 +202,9 @@ class EnvironmentDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> "EpisodeLoader":
         """The seeds of the episodes to record."""
-        return self._episodes(PREDICT_SEED, self.eval_episodes)
+        loader = self._episodes(PREDICT_SEED, self.eval_episodes)
+        self._eval_at_once = 1  # they are recorded one after the other
+        return loader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move what learners learn from; seeds of episodes stay. Lightning's own walks through any collection."""
@@ -166,7 +226,27 @@ class EnvironmentDataModule(LightningDataModule):
     def _episodes(self, first_seed: int, episodes: int) -> "EpisodeLoader":
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         require(episodes >= world_size, "eval_episodes, test_episodes", episodes, f"give {world_size}, one a process")
-        return EpisodeLoader(range(first_seed, first_seed + episodes)[rank::world_size], EVAL_NUM_ENVS)
+        seeds = range(first_seed, first_seed + episodes)[rank::world_size]
+        self._eval_at_once = self.eval_num_envs or max(1, min(EVAL_NUM_ENVS, len(seeds)))
+        return EpisodeLoader(seeds, self._eval_at_once)
+
+
+def _check_watching(
+    vectorization: Vectorization,
+    env_timeout: float | None,
+    max_env_restarts: int,
+    eval_max_episode_steps: int | None,
+    eval_num_envs: int | None,
+) -> None:
+    if env_timeout is not None:
+        require(
+            0.0 < env_timeout < math.inf, "env_timeout", env_timeout, "give seconds above 0, or null to wait for ever"
+        )
+        advice = "an environment in the run's own process cannot be stopped; give vectorization=async, or null"
+        require(vectorization == "async", "env_timeout", env_timeout, advice)
+    require(max_env_restarts >= 0, "max_env_restarts", max_env_restarts, "give 0 or more")
+    for name, value in (("eval_max_episode_steps", eval_max_episode_steps), ("eval_num_envs", eval_num_envs)):
+        require(value is None or value >= 1, name, value, "give 1 or more, or null")
 
 
 class EpisodeLoader:

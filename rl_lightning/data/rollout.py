@@ -36,6 +36,15 @@ class RolloutDataModule(EnvironmentDataModule):
             follow each other without Lightning's loop in between; by default one rollout, or 1000 of whole episodes.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
+        env_timeout: seconds that an environment may take for a reset or a step, of training and evaluation, before it
+            counts as hanging; None waits for ever. It needs ``vectorization: async``, since nothing can stop an
+            environment in the run's own process; evaluation then has processes of its own too.
+        max_env_restarts: how often, in each process, an environment that died, hung or broke its contract is replaced
+            by a new one: its unfinished episode ends as truncated with the last step that was stored, and counts in
+            no return.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
+            off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
+        eval_num_envs: evaluation episodes played at once; None plays up to 10.
 
     Attributes:
         observation_space: of one environment.
@@ -57,6 +66,10 @@ class RolloutDataModule(EnvironmentDataModule):
         env_steps_per_batch: int | None = None,
         eval_episodes: int = 10,
         test_episodes: int = 100,
+        env_timeout: float | None = None,
+        max_env_restarts: int = 0,
+        eval_max_episode_steps: int | None = None,
+        eval_num_envs: int | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         if rollout_steps is None:
@@ -83,6 +96,10 @@ class RolloutDataModule(EnvironmentDataModule):
             eval_episodes,
             test_episodes,
             env_steps_per_batch,
+            env_timeout,
+            max_env_restarts,
+            eval_max_episode_steps,
+            eval_num_envs,
         )
         self.rollout_steps = rollout_steps
 
@@ -92,7 +109,7 @@ class RolloutDataModule(EnvironmentDataModule):
 
     def rollout_of(self, steps: list[Step]) -> Rollout:
         """Steps of every environment as one rollout [T, num_envs, ...]."""
-        obs, action, reward, next_obs, terminated, truncated = (list(field) for field in zip(*steps, strict=True))
+        obs, action, reward, next_obs, terminated, truncated, _ = (list(field) for field in zip(*steps, strict=True))
         return Rollout(
             obs=to_tensor(map_obs(_stacked, *obs), self.observation_space),
             action=torch.from_numpy(np.stack(action)),
@@ -135,15 +152,17 @@ class RolloutStream:
     Attributes:
         device: where rollouts are moved to.
         taken: environment steps so far.
+        has_begun: whether it has been asked for rollouts.
     """
 
     def __init__(self, data: RolloutDataModule, env_steps: int) -> None:
         self.data, self.env_steps = data, env_steps
         self.device = torch.device("cpu")
-        self.taken = 0
+        self.taken, self.has_begun = 0, False
 
     def __iter__(self) -> Iterator[Rollout]:
         """Rollouts [T, num_envs, ...] on the device."""
+        self.has_begun = True
         while self.taken < self.env_steps:
             rollout = self.data.rollout()
             self.taken += rollout.reward.numel()
@@ -172,24 +191,34 @@ class RolloutLoader:
 
     def __init__(self, data: RolloutDataModule) -> None:
         self.data, self.batches = data, data.batches_per_epoch
+        self._restored = (0, 0)
+        self._given, self._excess = 0, 0  # streams of this epoch, and what the latest takes less
+        self._stream: RolloutStream | None = None
 
     def state_dict(self) -> State:
-        """Nothing: batches are gathered as they are learned from, so an epoch goes on wherever it was."""
-        return {}
+        """Where in the epoch it is, and what the stream to come takes less."""
+        stream = self._stream
+        if stream is None or not stream.has_begun:
+            return {"given": max(0, self._given - 1), "excess": self._excess}
+        if self._given == self.batches:
+            return {"given": 0, "excess": 0}
+        return {"given": self._given, "excess": stream.taken - stream.env_steps}
 
     def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
+        """Let the next iterator go on from there."""
+        self._restored = state["given"], state["excess"]
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[RolloutStream]:
         """Streams of `env_steps_per_batch` environment steps; what an episode takes more, the next takes less."""
-        stream = None
-        for _ in range(self.batches):
-            excess = stream.taken - stream.env_steps if stream else 0
-            stream = RolloutStream(self.data, self.data.env_steps_per_batch - excess)
-            yield stream
+        (self._given, self._excess), self._restored = self._restored, (0, 0)
+        while self._given < self.batches:
+            self._given += 1
+            self._stream = RolloutStream(self.data, self.data.env_steps_per_batch - self._excess)
+            yield self._stream
+            self._excess = self._stream.taken - self._stream.env_steps
 
 
 Samples = TypeVar("Samples", bound=tuple[Any, ...])

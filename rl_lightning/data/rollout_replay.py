@@ -8,6 +8,7 @@ import torch
 
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_to_keep
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
@@ -33,9 +34,13 @@ class RolloutReplayDataModule(RolloutDataModule):
         env_steps_per_batch: environment steps of a training batch; by default one rollout.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
+        env_timeout: seconds that a reset or a step may take, as of `RolloutDataModule`.
+        max_env_restarts: environments that may be replaced after a fault, as of `RolloutDataModule`.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, as of `RolloutDataModule`.
+        eval_num_envs: evaluation episodes played at once, as of `RolloutDataModule`.
         replay_ratio: minibatches for each environment step of a rollout.
         replay_batch_size: transitions in a minibatch of replay.
-        buffer_size: transitions kept, the newest.
+        buffer_size: transitions kept, the newest; memory is taken for no more than the run gathers.
         save_buffer: keep the buffer's contents in checkpoints; without them a resumed run has to fill it anew.
 
     Raises:
@@ -58,6 +63,10 @@ class RolloutReplayDataModule(RolloutDataModule):
         replay_batch_size: int = 64,
         buffer_size: int = 1_000_000,
         save_buffer: bool = True,
+        env_timeout: float | None = None,
+        max_env_restarts: int = 0,
+        eval_max_episode_steps: int | None = None,
+        eval_num_envs: int | None = None,
     ) -> None:
         require(rollout_steps is not None, "rollout_steps", rollout_steps, "give 1 or more, for rollouts of one size")
         super().__init__(
@@ -71,6 +80,10 @@ class RolloutReplayDataModule(RolloutDataModule):
             env_steps_per_batch,
             eval_episodes,
             test_episodes,
+            env_timeout,
+            max_env_restarts,
+            eval_max_episode_steps,
+            eval_num_envs,
         )
         env_steps = rollout_steps * num_envs
         advice = f"give a number for which replay_ratio x {env_steps} environment steps of a rollout is 1 or more"
@@ -84,11 +97,27 @@ class RolloutReplayDataModule(RolloutDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
-        if stage == "fit" and self._buffer is None:
-            spaces = self.observation_space, self.action_space
-            self._buffer = ReplayBuffer(
-                self.buffer_size, self.num_envs, *spaces, seed=torch.initial_seed(), frame_stack=self.frame_stack
-            )
+        if stage != "fit":
+            return
+        left, held = self._buffer, 0 if self._buffer is None else len(self._buffer)  # by the run before
+        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, held)
+        if left is None or transitions // self.num_envs > left.rows:
+            self.check_memory()
+            spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
+            self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+            if left is not None:
+                self._buffer.load_state_dict(left.state_dict())
+
+    def check_memory(self) -> None:
+        """Refuse a buffer larger than memory.
+
+        Raises:
+            UsageError: with the bytes that are needed and those that are available.
+        """
+        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
+        spaces = self.observation_space, self.action_space
+        needed = bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack)
+        check_memory(needed, self.buffer_size, torch.device("cpu"))
 
     @property
     def buffer(self) -> ReplayBuffer:

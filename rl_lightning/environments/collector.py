@@ -49,7 +49,7 @@ class Collector:
         env_steps_per_row: environment steps of all processes when each environment steps once.
         goes_on: whether the episodes under way have begun in an earlier process.
         finished: return (of raw rewards) and length of the episodes that have ended since it was last emptied, except
-            those with random actions in them.
+            those with random actions in them, and those that were lost with their environment.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Collector:
             raise
         self._return, self._length = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
         self._has_random_steps = np.zeros(envs.num_envs, dtype=bool)
+        self._latest: Step | None = None
 
     def collect(self, num_steps: int | None) -> list[Step]:
         """Steps of every environment with the actor's policy.
@@ -90,7 +91,10 @@ class Collector:
         with self._acting():
             while len(steps) != num_steps:
                 action = self.actor.act(to_device(to_tensor(self._episodes.obs, space), device))
-                steps.append(self._step(to_numpy(action)))
+                step = self._step(to_numpy(action))
+                if num_steps is None and step.dropped is not None:
+                    steps.clear()  # of an episode that will never be whole
+                steps.append(step)
                 if num_steps is None and steps[-1].done[0]:
                     break
         return steps
@@ -100,8 +104,12 @@ class Collector:
         for _ in range(-(-env_steps // self.env_steps_per_row)):
             if self.clock.interrupted:
                 return
-            self._has_random_steps[:] = True
-            yield self._step(self._envs.action_space.sample())
+            yield self._step(self._envs.action_space.sample(), is_random=True)
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode under way."""
+        return int(self._length.max())
 
     def state_dict(self, with_envs: bool) -> State:
         """What later steps depend on: random actions' generator, and with `with_envs` the episodes under way.
@@ -143,13 +151,17 @@ class Collector:
         """Close the environments."""
         self._envs.close()
 
-    def _step(self, action: NDArray[Any]) -> Step:
+    def _step(self, action: NDArray[Any], is_random: bool = False) -> Step:
         if not np.isfinite(action).all():
             raise Divergence(
                 f"the policy's action {action.tolist()} at environment step {self.clock.env_steps} is not finite: "
                 "its network diverged; lower the learning rates or scale the reward"
             )
         step = self._episodes.step(action)
+        if step.dropped is not None:
+            self._drop(step.dropped)
+        self._latest = step
+        self._has_random_steps |= is_random
         self.clock.env_steps += self.env_steps_per_row
         self._return += step.reward
         self._length += 1
@@ -160,6 +172,14 @@ class Collector:
             self._return[done], self._length[done] = 0.0, 0
             self.actor.episodes_end(done)
         return step
+
+    def _drop(self, dropped: NDArray[np.bool_]) -> None:
+        """Forget episodes under way whose environments broke: their latest steps, if still at hand, are the last."""
+        if self._latest is not None:
+            self._latest.truncated[dropped & ~self._latest.done] = True
+        self._return[dropped], self._length[dropped] = 0.0, 0
+        self._has_random_steps[dropped] = False
+        self.actor.episodes_end(dropped)
 
 
 def _copied(field: NDArray[Any]) -> Tensor:

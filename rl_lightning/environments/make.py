@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import (
     FrameStackObservation,
     OrderEnforcing,
@@ -20,14 +20,15 @@ from gymnasium.wrappers import (
     TransformAction,
     TransformReward,
 )
-from numpy.typing import NDArray
 
 from rl_lightning.environments.cartpole import CartPoleVector
+from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
 from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
-from rl_lightning.errors import EnvironmentFault, UsageError, one_line
-from rl_lightning.spaces import is_bounded
+from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
+from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
+from rl_lightning.spaces import learners_actions
 
 Vectorization = Literal["auto", "sync", "async"]
 
@@ -35,11 +36,16 @@ EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, 
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Refuse what would poison learning in silence: wrong shapes, NaN and infinities, exceptions without a place.
+    """Refuse what would poison learning in silence, or end a run far from its cause: see `obs_check`.
+
+    What an environment raises is told with its place. `info` is passed on as it is.
 
     Args:
         env: the environment to watch.
         index: its place in the vector of environments, named in the message.
+
+    Attributes:
+        own_action_space: the environment's own, before `make_env` gives it the actions of learners.
 
     Raises:
         EnvironmentFault: from `reset` and `step`, naming the environment's index and its own step count.
@@ -49,30 +55,41 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.index = index
         self.steps = 0
+        self._check = obs_check(env.observation_space)  # of the first: one that changes later is a fault
+        self.own_action_space = env.action_space
         self.place = f"environment {index} ({env.spec.id if env.spec else type(env.unwrapped).__name__})"
 
     def reset(  # noqa: D102 (Gymnasium's)
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         try:
-            obs, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+            returned = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
             raise self._fault(f"raised {type(error).__name__} in reset: {error}") from error
-        self._check_obs(obs)
+        obs, info = self._unpacked(returned, ("obs", "info"), "reset")
+        if (fault := self._check(obs)) is not None:
+            raise self._fault(f"returned {fault}")
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: D102 (Gymnasium's)
         self.steps += 1
         try:
-            obs, given, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
+            returned = self.env.step(action)
+        except (Exception, SystemExit) as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
-        self._check_obs(obs)
-        if isinstance(given, np.ndarray) and given.ndim:
-            raise self._fault(f"returned a reward of shape {given.shape}; a scalar is needed")
-        reward = math.nan if given is None else float(given)
+        obs, reward, terminated, truncated, info = self._unpacked(
+            returned, ("obs", "reward", "terminated", "truncated", "info"), "step"
+        )
+        if (fault := self._check(obs)) is not None:
+            raise self._fault(f"returned {fault}")
+        if type(reward) is not float:
+            reward = self._reward(reward)
         if not math.isfinite(reward):
             raise self._fault(f"returned reward {reward}; rewards must be finite")
+        if type(terminated) is not bool:
+            terminated = self._flag("terminated", terminated)
+        if type(truncated) is not bool:
+            truncated = self._flag("truncated", truncated)
         return obs, reward, terminated, truncated, info
 
     def capture(self, generators: bool = False) -> dict[str, Any]:
@@ -117,16 +134,29 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if "generators" in state:
             set_process_generators(put(state["generators"]))
 
-    def _check_obs(self, obs: Any, space: gym.Space[Any] | None = None) -> None:
-        space = space or self.observation_space
-        if isinstance(space, gym.spaces.Dict):
-            for key, part in space.spaces.items():
-                self._check_obs(obs[key], part)
-            return
-        if np.shape(obs) != space.shape:
-            raise self._fault(f"returned an observation of shape {np.shape(obs)}; its space says {space.shape}")
-        if not np.isfinite(obs).all():
-            raise self._fault(f"returned an observation with NaN or infinity: {np.asarray(obs).tolist()}")
+    def close(self) -> None:
+        """Close the environment; what it raises then spoils nothing any more, and is a warning."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            warnings.warn(f"{self.place} raised {type(error).__name__} in close: {one_line(error)}", stacklevel=2)
+
+    def _unpacked(self, returned: Any, names: tuple[str, ...], method: str) -> tuple[Any, ...]:
+        if type(returned) is tuple and len(returned) == len(names):
+            return returned
+        given = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
+        raise self._fault(f"returned {given} from {method}; the {len(names)} values {', '.join(names)} are needed")
+
+    def _reward(self, given: Any) -> float:
+        if (reward := number_of(given)) is not None:
+            return reward
+        what = f"of shape {given.shape}" if isinstance(given, np.ndarray) and given.ndim else shown(given)
+        raise self._fault(f"returned a reward {what}; a single number is needed")
+
+    def _flag(self, name: str, given: Any) -> bool:
+        if (flag := flag_of(given)) is not None:
+            return flag
+        raise self._fault(f"returned {name}={shown(given)}; a bool is needed")
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(f"{self.place} at its step {self.steps} {what}".replace("\n", " "))
@@ -141,7 +171,7 @@ def classes_of(env: gym.Env[Any, Any]) -> str:
     return " of ".join(names)
 
 
-def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> gym.Env[Any, Any]:
+def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> CheckedEnv:
     """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0.
 
     What a learner gives beyond [-1, 1], as an unbounded policy does, is clipped.
@@ -153,7 +183,8 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
 
     Raises:
         UsageError: an id that is not registered (with the nearest ones), a package that is not installed (with the
-            command that installs it), or arguments that the environment refuses.
+            command that installs it), arguments that the environment refuses, anything else that its constructor or
+            module raises, or spaces that are none.
     """
     if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
         _tell_mujocos_warnings_once()
@@ -169,7 +200,16 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
     except (TypeError, AssertionError, ValueError) as error:
         raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {one_line(error)}") from error
-    return CheckedEnv(_with_learners_actions(env), index)
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"env_id={env_id!r} cannot be made: it raised {what}; mend it, or its env_kwargs") from error
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        allowed = "it must be a gymnasium.Space from the constructor on; set it there"
+        require(isinstance(space, gym.Space), f"{name} of {env_id}", space, allowed)
+    checked = CheckedEnv(_with_learners_actions(env), index)
+    checked.own_action_space = env.action_space
+    return checked
 
 
 def _tell_mujocos_warnings_once() -> None:
@@ -181,32 +221,8 @@ def _tell_mujocos_warnings_once() -> None:
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    space = env.action_space
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        unit = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        if (space.low == -1.0).all() and (space.high == 1.0).all():
-            return TransformAction(env, clip_action, unit)
-        if is_bounded(space):
-            return TransformAction(env, partial(rescale_action, low=space.low, high=space.high), unit)
-        return TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
-    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
-        start = int(space.start)
-        return TransformAction(env, lambda action: int(action) + start, gym.spaces.Discrete(int(space.n)))
-    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
-        return TransformAction(env, lambda action: action + space.start, gym.spaces.MultiDiscrete(space.nvec))
-    return env
-
-
-def clip_action(action: NDArray[Any]) -> NDArray[Any]:
-    """To [-1, 1]."""
-    clipped: NDArray[Any] = np.minimum(np.maximum(action, np.float32(-1.0)), np.float32(1.0))
-    return clipped
-
-
-def rescale_action(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
-    """From [-1, 1] to [low, high], each dimension by itself; clipped, since rounding may end just outside."""
-    rescaled: NDArray[Any] = np.clip(low + (action + 1.0) * 0.5 * (high - low), low, high).astype(low.dtype)
-    return rescaled
+    space, to_environment = learners_actions(env.action_space)
+    return env if to_environment is None else TransformAction(env, to_environment, space)
 
 
 VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be reset one by one; others reset themselves
@@ -223,11 +239,14 @@ def make_vec_env(
     num_envs: int,
     vectorization: Vectorization = "sync",
     env_kwargs: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    restarts: Restarts | None = None,
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` checked environments that step together, without autoreset.
 
     A step returns the true last observation of an episode, and its caller resets just the finished environments
     with ``reset(options={"reset_mask": done})``. So no row is ever a reset in disguise, and nothing is aliased.
+    Each `info` is dropped.
 
     Args:
         env_id: a registered Gymnasium id.
@@ -235,13 +254,24 @@ def make_vec_env(
         vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
             Gymnasium's own vectorized environment where that exists and is faster, else ``sync``.
         env_kwargs: arguments of the environment itself.
+        timeout: seconds that a reset or step of ``async`` may take; None waits for ever.
+        restarts: of environments that broke; by default none.
+
+    Raises:
+        UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process.
+        EnvironmentFault: from `reset` and `step` of what is made.
     """
     if vectorized_by_gymnasium(env_id, num_envs, vectorization):
         return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
-    env_fns = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
-    if vectorization == "async":
-        return AsyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
-    return SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.DISABLED)
+    makes = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
+    places = [f"environment {index} ({env_id.rpartition(':')[2]})" for index in range(num_envs)]
+    restarts = restarts or Restarts()
+    if vectorization != "async":
+        return vector_here(makes, places, restarts)
+    probe = makes[0]()
+    spaces = probe.observation_space, probe.action_space
+    probe.close()
+    return vector_apart(makes, places, spaces, timeout, restarts)
 
 
 KEEP_OBSERVATIONS = (

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, iterate
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import iterate
 
 from rl_lightning.environments.make import Vectorization, make_vec_env, vectorized_by_gymnasium
 from rl_lightning.environments.snapshots.adapters import adapter_of, process_generators, set_process_generators
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import left_alone, take
+from rl_lightning.environments.vector import WatchedVector
+from rl_lightning.environments.workers import write_row
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 
 State = dict[str, Any]
@@ -38,10 +40,10 @@ def capture(envs: Envs) -> list[State]:
         UsageError: a `state_dict()` of an environment's own returns what is no plain data.
         EnvironmentFault: an environment raised.
     """
-    if not isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
+    if not isinstance(envs, WatchedVector):
         return [with_tensors({"classes": name_of(envs), "environment": take(envs)})]
-    taken = envs.call("capture", isinstance(envs, AsyncVectorEnv))
-    states = zip(taken, last_observations(envs), strict=True)
+    taken = envs.call("capture", not envs.envs)
+    states = zip(taken, iterate(envs.observation_space, envs.observations), strict=True)
     return [with_tensors(state | {"obs": take(obs)}) for state, obs in states]
 
 
@@ -56,7 +58,7 @@ def restore(envs: Envs, states: list[State]) -> None:
         UsageError: another number of states, states of other environments, or damaged ones.
         EnvironmentFault: an environment raised.
     """
-    one_by_one = isinstance(envs, SyncVectorEnv | AsyncVectorEnv)
+    one_by_one = isinstance(envs, WatchedVector)
     expected = envs.num_envs if one_by_one else 1
     if len(states) != expected:
         raise UsageError(
@@ -64,9 +66,10 @@ def restore(envs: Envs, states: list[State]) -> None:
         )
     states = [with_arrays(state) for state in states]
     envs.reset(seed=[0] * envs.num_envs)  # type: ignore[arg-type]
-    if isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
+    if isinstance(envs, WatchedVector):
         envs.call("restore", states)
-        show_observations(envs, [put(state["obs"]) for state in states])
+        for index, state in enumerate(states):
+            write_row(envs.observations, index, put(state["obs"]))
         return
     if states[0]["classes"] != (mine := name_of(envs)):
         raise UsageError(f"the environments are {mine}, the saved state is of {states[0]['classes']}: give the same")
@@ -76,21 +79,6 @@ def restore(envs: Envs, states: list[State]) -> None:
 def name_of(envs: Envs) -> str:
     """The class of a vectorized environment, and how many it steps."""
     return f"{type(envs).__name__} of {envs.num_envs}"
-
-
-def last_observations(envs: SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]) -> list[Any]:
-    """What each environment returned last, which a reset by mask shows again for those that go on."""
-    if isinstance(envs, SyncVectorEnv):
-        return list(vars(envs)["_env_obs"])
-    return list(iterate(envs.observation_space, envs.observations))
-
-
-def show_observations(envs: SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any], observations: list[Any]) -> None:
-    """Put them where `last_observations` found them."""
-    if isinstance(envs, SyncVectorEnv):
-        vars(envs)["_env_obs"][:] = observations
-    else:
-        concatenate(envs.single_observation_space, observations, envs.observations)
 
 
 def with_tensors(state: State) -> State:
@@ -115,6 +103,7 @@ def why_not_restorable(
     env_kwargs: Mapping[str, Any] | None = None,
     vectorization: Vectorization = "sync",
     num_envs: int = 1,
+    timeout: float | None = None,
 ) -> str | None:
     """Whether play goes on exactly from a captured state, tried on two environments that are closed again.
 
@@ -124,8 +113,9 @@ def why_not_restorable(
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
-        vectorization: as for `make_vec_env`.
+        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes, where they may die or hang.
         num_envs: as for `make_vec_env`.
+        timeout: as for `make_vec_env`.
 
     Returns:
         None where it does; else why not, and what to do.
@@ -139,7 +129,7 @@ def why_not_restorable(
         warnings.simplefilter("ignore")  # they come again when the run makes its environments
         try:
             for _ in range(2):
-                made.append(make_vec_env(env_id, num_envs if whole else 1, "auto" if whole else "sync", env_kwargs))
+                made.append(make_vec_env(env_id, num_envs if whole else 1, vectorization, env_kwargs, timeout))
             return compare(env_id, *made)
         finally:
             for envs in made:
@@ -164,7 +154,8 @@ def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
         play(played, [played.action_space.sample() for _ in range(STEPS_BEFORE)])
         file = BytesIO()
         torch.save(capture(played), file)
-        left = left_alone(played.envs[0] if isinstance(played, SyncVectorEnv) else played)
+        looked_into = in_this_process(played)
+        left = [] if looked_into is None else left_alone(looked_into)
         generators = process_generators()
         actions = [played.action_space.sample() for _ in range(STEPS_AFTER)]
         expected = play(played, actions)
@@ -180,9 +171,15 @@ def compare(env_id: str, played: Envs, fresh: Envs) -> str | None:
     return different and f"{env_id}: {because(played, left, different)}"
 
 
+def in_this_process(envs: Envs) -> Any:
+    """What can be looked into: the first environment, or all of a vectorized one; None of those in processes."""
+    return next(iter(envs.envs), None) if isinstance(envs, WatchedVector) else envs
+
+
 def because(played: Envs, left: list[str], different: str) -> str:
     """What is most likely behind a difference, and what to do."""
-    if isinstance(played, SyncVectorEnv) and adapter_of(type(played.envs[0].unwrapped)) is not None:
+    env = in_this_process(played)
+    if env is not None and env is not played and adapter_of(type(env.unwrapped)) is not None:
         return f"{different}, although its state_dict() and load_state_dict(state) were used: they leave something out"
     if len(left) == 1:
         return f"its attribute {left[0]} holds no plain data; {METHODS}"

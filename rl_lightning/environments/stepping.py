@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from rl_lightning.types import Step
+from rl_lightning.environments.workers import write_row
+from rl_lightning.types import Step, map_obs
 
 
 class Episodes:
@@ -26,9 +28,18 @@ class Episodes:
 
     def step(self, action: NDArray[Any]) -> Step:
         """One step of every environment, with the true last observation where an episode has ended."""
-        next_obs, reward, terminated, truncated, _ = self.envs.step(action)
-        step = Step(self.obs, action, reward, next_obs, terminated, truncated)
+        next_obs, reward, terminated, truncated, info = self.envs.step(action)
+        obs, dropped = (self.obs, None) if not info else self._began_anew(info["began_anew"])
+        step = Step(obs, action, reward, next_obs, terminated, truncated, dropped)
         if (done := step.done).any():
             next_obs, _ = self.envs.reset(options={"reset_mask": done})
         self.obs = next_obs
         return step
+
+    def _began_anew(self, first: dict[int, Any]) -> tuple[Any, NDArray[np.bool_]]:
+        """What this step began from, given first observations of environments that broke, and which those are."""
+        obs, dropped = map_obs(np.copy, self.obs), np.zeros(self.envs.num_envs, dtype=bool)
+        for index, own in first.items():
+            write_row(obs, index, own)
+            dropped[index] = True
+        return obs, dropped

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from rl_lightning.functional import LOG_SQRT_2PI, gaussian_log_prob
 
@@ -17,8 +17,8 @@ from rl_lightning.functional import LOG_SQRT_2PI, gaussian_log_prob
 class Distribution(Protocol):
     """What learners ask of π(·|s)."""
 
-    def sample(self) -> Tensor:
-        """a ~ π(·|s): [B, *action_shape], without gradients."""
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        """a ~ π(·|s): [B, *action_shape], without gradients; by default with torch's own generator."""
 
     def mode(self) -> Tensor:
         """The most likely action, [B, *action_shape]."""
@@ -41,9 +41,10 @@ class Categorical(NamedTuple):
 
     logits: Tensor  # [B, K]
 
-    def sample(self) -> Tensor:  # noqa: D102
+    def sample(self, generator: Generator | None = None) -> Tensor:  # noqa: D102
         # the largest of logits plus Gumbel noise (−log of an exponential) is a sample of the softmax
-        return (self.logits.detach() - torch.empty_like(self.logits).exponential_().log()).argmax(-1)  # [B]
+        exponential = torch.empty_like(self.logits).exponential_(generator=generator)
+        return (self.logits.detach() - exponential.log()).argmax(-1)  # [B]
 
     def mode(self) -> Tensor:  # noqa: D102
         return self.logits.argmax(-1)
@@ -68,8 +69,8 @@ class MultiCategorical(NamedTuple):
 
     parts: tuple[Categorical, ...]
 
-    def sample(self) -> Tensor:  # noqa: D102
-        return torch.stack([part.sample() for part in self.parts], -1)
+    def sample(self, generator: Generator | None = None) -> Tensor:  # noqa: D102
+        return torch.stack([part.sample(generator) for part in self.parts], -1)
 
     def mode(self) -> Tensor:  # noqa: D102
         return torch.stack([part.mode() for part in self.parts], -1)
@@ -92,8 +93,8 @@ class Bernoulli(NamedTuple):
 
     logits: Tensor  # [B, D], of being 1
 
-    def sample(self) -> Tensor:  # noqa: D102
-        return torch.bernoulli(self.logits.detach().sigmoid()).long()
+    def sample(self, generator: Generator | None = None) -> Tensor:  # noqa: D102
+        return torch.bernoulli(self.logits.detach().sigmoid(), generator=generator).long()
 
     def mode(self) -> Tensor:  # noqa: D102
         return (self.logits > 0).long()
@@ -121,8 +122,9 @@ class Gaussian(NamedTuple):
     mean: Tensor  # [B, A]
     log_std: Tensor  # [B, A]
 
-    def sample(self) -> Tensor:  # noqa: D102
-        return (self.mean + self.log_std.exp() * torch.randn_like(self.mean)).detach()
+    def sample(self, generator: Generator | None = None) -> Tensor:  # noqa: D102
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return (self.mean + self.log_std.exp() * noise).detach()
 
     def mode(self) -> Tensor:  # noqa: D102
         return self.mean

@@ -17,7 +17,7 @@ class VectorEncoder(nn.Module):
         self.out_features = gym.spaces.flatdim(space)
 
     def forward(self, obs: Tensor) -> Tensor:  # noqa: D102
-        return obs.reshape(len(obs), -1).float()
+        return obs.reshape(obs.shape[0], -1).float()
 
 
 class OneHotEncoder(nn.Module):

@@ -5,7 +5,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from rl_lightning.errors import UsageError, one_line
@@ -246,6 +245,8 @@ def warn_of_idle_modules(policy: nn.Module) -> None:
     """
     kinds = dict.fromkeys(type(module).__name__ for module in policy.modules() if isinstance(module, IDLE))
     if kinds:
+        from lightning.pytorch.utilities import rank_zero_warn  # here, so that an exported policy acts without it
+
         rank_zero_warn(
             f"network has {', '.join(kinds)}, idle in the policy: it learns in the mode that it acts in, eval mode, "
             "where Dropout drops nothing and BatchNorm keeps its statistics; give LayerNorm, or leave it out"

@@ -407,7 +407,7 @@ def test_plain_q_learning_is_a_setting_of_it_and_equals_a_table_updated_step_by_
         table = model.q(torch.arange(4)).double().numpy().copy()
     data.setup("fit")
     steps, add = [], data.buffer.add
-    data.buffer.add = lambda *step: steps.append([np.array(field)[0] for field in step]) or add(*step)
+    data.buffer.add = lambda *step: steps.append([np.array(field)[0] for field in step[:6]]) or add(*step)
     fit(model, data)
 
     assert len(steps) == 400

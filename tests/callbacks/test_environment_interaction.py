@@ -460,7 +460,7 @@ def test_environments_are_closed_after_an_error():
     model.act = lambda obs, deterministic=False: act(obs, deterministic) * (torch.nan if evaluated else 1.0)
     with pytest.raises(Divergence):
         fit(model, data, make_trainer(validate=True))
-    assert [sum(env.closed for env in CounterEnv.made), len(CounterEnv.made)] == [1 + 2 + 10, 1 + 2 + 10]
+    assert [sum(env.closed for env in CounterEnv.made), len(CounterEnv.made)] == [1 + 2 + 2, 1 + 2 + 2]
 
 
 @pytest.mark.parametrize(("fault", "at"), [("reset", 0), ("step", 3), ("step", 20)])

@@ -12,7 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rl_lightning import DQN, MLP, ReplayDataModule, UsageError
-from rl_lightning.checkpoints import SCHEMA, AtomicCheckpointIO, fault_of, load_checkpoint, read, signature
+from rl_lightning.checkpoints import SCHEMA, fault_of, load_checkpoint, read, signature
+from rl_lightning.checkpoints.io import AtomicCheckpointIO
 
 
 def fit(folder: Path, ckpt_path: Path | None = None, total: int = 60, **settings: object) -> tuple[Trainer, DQN]:

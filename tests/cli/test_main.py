@@ -20,7 +20,7 @@ import torch
 import yaml
 from website import Sentinel, Website
 
-from rl_lightning import EnvironmentInteraction
+from rl_lightning import PPO, EnvironmentInteraction
 from rl_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
 ) -> None:
     folder, _ = finished_run
     assert re.fullmatch(r"sac-pendulum-v1/\d{8}-\d{6}-[0-9a-f]{4}", f"{folder.parent.name}/{folder.name}")
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "wandb"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "metrics.csv", "checkpoints", "wandb"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train/return" in wandb_run.read_bytes()
@@ -149,10 +149,10 @@ def test_the_best_checkpoint_is_that_of_the_highest_evaluation(finished_run: tup
 
 
 def test_the_report_ends_with_commands_that_work(
-    finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = finished_run
-    monkeypatch.chdir(folder.parents[2])
+    monkeypatch.chdir(shutil.copytree(folder.parents[2], tmp_path / "copy"))
     assert re.search(
         r"^Return -\d+\.\d ± \d+\.\d over 3 episodes of the final policy, after 450 env", out, re.MULTILINE
     )
@@ -166,11 +166,14 @@ def test_the_report_ends_with_commands_that_work(
 
     main([*resume.split(), "--data.total_env_steps=500"])
     assert "after 500 environment steps" in capsys.readouterr().out
-    first, second = sorted(Path("runs").glob("*/*"), key=lambda path: path.stat().st_mtime)
-    assert first == folder.relative_to(folder.parents[2])
-    assert [int(float(row["env_steps"])) for row in rows(second) if "val/return_mean" in row] == [500]
-    assert list(second.glob("wandb/offline-run-*"))
-    shutil.rmtree(second)
+    [again] = Path("runs").glob("*/*")  # in its own folder
+    assert again == folder.relative_to(folder.parents[2])
+    evaluations = [int(float(row["env_steps"])) for row in rows(again) if "val/return_mean" in row]
+    assert evaluations == [300, 400, 450, 500]
+    assert rows(again)[: len(rows(folder))] == rows(folder)
+    ids = {re.fullmatch(r"offline-run-\d+_\d+-(.*)", path.name)[1] for path in again.glob("wandb/offline-run-*")}  # type: ignore[index]
+    assert len(list(again.glob("wandb/offline-run-*"))) == 2
+    assert ids == {folder.name}  # of one W&B run
 
 
 def test_validate_reports_the_same_episodes_as_training_did(
@@ -242,16 +245,18 @@ def test_the_last_checkpoint_is_of_the_end_of_the_run_though_the_best_is_older(p
 
 
 def test_ppo_learns_on_when_it_goes_on_by_the_command_that_fit_prints(
-    ppo_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ppo_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = ppo_run
     assert "after 2,048 environment steps" in out
     [resume] = re.findall(r"^  resume +\S*rl-lightning (.*)$", out, re.MULTILINE)
-    monkeypatch.chdir(folder.parents[2])
+    monkeypatch.chdir(shutil.copytree(folder.parents[2], tmp_path / "copy"))
+    clip_ranges, present = [], PPO.present_clip_range
+    monkeypatch.setattr(PPO, "present_clip_range", lambda self: clip_ranges.append(present(self)) or clip_ranges[-1])
     main(shlex.split(resume))
+    assert [value.item() for value in clip_ranges] == pytest.approx([0.2 * k / 16 for k in range(7, 0, -1)] + [1e-6])
     assert "after 4,096 environment steps" in capsys.readouterr().out
-    [second] = set(folder.parent.iterdir()) - {folder}
-    states = [state_of(run / "checkpoints/last.ckpt") for run in (folder, second)]
+    states = [state_of(run / "checkpoints/last.ckpt") for run in (folder, folder.relative_to(folder.parents[2]))]
     for state, total in zip(states, (2048, 4096), strict=True):  # the rates of the last batch, of 256 steps
         assert state["rl_lightning"]["env_steps"] == total
         rates = [group["lr"] for each in state["optimizer_states"] for group in each["param_groups"]]
@@ -315,8 +320,12 @@ def test_a_checkpoint_of_weights_alone_is_evaluated_and_recorded_but_not_resumed
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(["fit", "-c", PENDULUM, *SHORT, "--checkpoint.save_weights_only=true"])
+    main(["fit", "-c", PENDULUM, *SHORT])
     [best] = tmp_path.glob("runs/*/*/checkpoints/best.ckpt")
+    whole = torch.load(best, weights_only=True)
+    for name in ("optimizer_states", "lr_schedulers", "callbacks", "ReplayDataModule"):
+        del whole[name]
+    torch.save(whole, best)
     capsys.readouterr()
     for stage, metric in (("validate", "val/return_mean"), ("test", "test/return_mean")):
         main([stage, "-c", PENDULUM, *SHORT, f"--ckpt_path={best}"])
@@ -459,7 +468,9 @@ def test_two_runs_with_one_seed_are_equal_to_the_bit(
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for package in packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"]):
         pytest.importorskip(package)
@@ -470,6 +481,12 @@ def test_every_shipped_config_runs(config: Path, tmp_path: Path, monkeypatch: py
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
     assert "test/return_mean" in last
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
+
+    before = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
+    main(["resume", str(folder), f"--data.total_env_steps={2 * total}", "--trainer.logger=false"])
+    after = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
+    weights = [name for name in before if name.endswith(".weight") and not name.startswith("target")]
+    assert [name for name in weights if torch.equal(before[name], after[name])] == []
 
 
 def packages_of_extras(env_id: str) -> tuple[str, ...]:

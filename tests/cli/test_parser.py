@@ -205,12 +205,12 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give one of fit, validate, test, predict"),
+        ([], "the subcommand is missing: give fit, validate, test, predict, resume or export"),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
-        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict"),
+        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export"),
         (
             ["--model=SAC", "fit"],
-            "--model is not a known option: flags stand behind one of fit, validate, test, predict",
+            "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),

@@ -106,7 +106,8 @@ class PlainEnv(Base):
     def show(self, action):
         self.vector *= 0.9
         self.part[0] += action + self.own_dice.normal()
-        self.start = self.start + self.same_vector  # a new array: the class's stays
+        if self.t:
+            self.start = self.start + self.same_vector  # a new array: the class's stays
         self.numbers[(1, 2)][1]["deep"].append(self.dice.random())
         self.mood = Mood.WILD if self.old.rand() > 0.5 else Mood.CALM
         self.place = Place(self.place.row + self.mood.value, self.place.grid + self.t)

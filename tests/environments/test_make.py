@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import CounterEnv
 
 from rl_lightning import SAC, EnvironmentFault, UsageError, make_env, make_vec_env
 from rl_lightning.environments.cartpole import CartPoleVector
+from rl_lightning.environments.vector import WatchedVector
+from rl_lightning.environments.workers import Apart, Here
 from rl_lightning.spaces import to_tensor
 
 
@@ -68,7 +70,7 @@ def test_unbounded_actions_are_left_for_the_learner_to_refuse():
 def test_a_vector_never_resets_by_itself_and_the_caller_resets_just_the_finished(vectorization):
     envs = make_vec_env("toys:Counter-v0", 3, vectorization)
     try:
-        assert isinstance(envs, {"sync": SyncVectorEnv, "async": AsyncVectorEnv}[vectorization])
+        assert {type(worker) for worker in envs.workers} == {{"sync": Here, "async": Apart}[vectorization]}
         assert envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
         obs, _ = envs.reset(seed=[1, 2, 3])
         assert obs[:, 0].tolist() == [CounterEnv.first_episode(seed) for seed in (1, 2, 3)]
@@ -230,10 +232,10 @@ def test_multi_discrete_actions_are_counted_from_zero_whatever_the_environment_c
 @pytest.mark.parametrize(
     ("env_id", "num_envs", "vectorization", "kind"),
     [
-        ("CartPole-v1", 4, "auto", SyncVectorEnv),
+        ("CartPole-v1", 4, "auto", WatchedVector),
         ("CartPole-v1", 5, "auto", CartPoleVector),
-        ("CartPole-v1", 8, "sync", SyncVectorEnv),
-        ("toys:Counter-v0", 8, "auto", SyncVectorEnv),
+        ("CartPole-v1", 8, "sync", WatchedVector),
+        ("toys:Counter-v0", 8, "auto", WatchedVector),
     ],
 )
 def test_auto_takes_gymnasiums_own_vector_where_there_is_one_and_enough_environments(

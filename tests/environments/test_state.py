@@ -90,12 +90,12 @@ def test_play_in_atari_goes_on_exactly(env_id):
 
 
 def test_the_action_that_sticks_in_the_emulator_sticks_on_wherever_play_is_captured():
-    kwargs = {"obs_type": "ram", "frameskip": 1, "repeat_action_probability": 0.7}
+    kwargs = {"obs_type": "ram", "frameskip": 1, "repeat_action_probability": 0.6}
     make = partial(make_vec_env, "ALE/Breakout-v5", 1, env_kwargs=kwargs)
     envs, never_captured, other = make(), make(), make()
     for each in (envs, never_captured):
         each.reset(seed=[3])
-    actions = actions_of(envs, 12 * 8)
+    actions = actions_of(envs, 7 * 8)
     for start in range(0, len(actions), 8):
         restore(other, saved(capture(envs)))
         now = actions[start : start + 8]

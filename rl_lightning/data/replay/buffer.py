@@ -67,9 +67,7 @@ class ReplayBuffer:
             frames_file = None if file is None else f"{file}.frames"
             self._frames = FrameMemory(self.rows, num_envs, obs, frame_stack, device, frames_file)
             obs = {}
-        flag = Field((), torch.bool)
-        fields = Stored(obs, action_field(action_space), Field((), torch.float32), obs, flag, flag)
-        self._layout = Layout(fields._asdict())
+        self._layout = transition_layout(obs, action_space)
         memory = allocate((self.rows, num_envs, self._layout.row_bytes), device, file)
         self.storage = Stored(**self._layout.views(memory))
         self._memory = memory.flatten(0, 1)  # [slots, row_bytes], slot = row × num_envs + environment
@@ -103,6 +101,7 @@ class ReplayBuffer:
         next_obs: Any,
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
+        dropped: NDArray[np.bool_] | None = None,
     ) -> None:
         """Copy one time step of every environment in, over the oldest once full.
 
@@ -113,7 +112,10 @@ class ReplayBuffer:
             next_obs: as `obs`; at an episode's end its last observation.
             terminated: [num_envs]; true termination.
             truncated: [num_envs]; cut off, by a time limit for example.
+            dropped: [num_envs]; where an episode was lost since the time step before, and this one begins another.
         """
+        if dropped is not None:
+            self.end_episodes(dropped)
         row, staged = self.next_row, self._staged_views
         if self._frames:
             self._frames.add(row, obs, next_obs, self._ended)
@@ -131,12 +133,17 @@ class ReplayBuffer:
             self._priorities.fill(np.arange(first, first + self.num_envs))
         self._drop_incomplete()
 
-    def end_episodes(self) -> None:
-        """Let the next time step begin new episodes, as it does after a reset that no step tells of."""
+    def end_episodes(self, which: NDArray[np.bool_] | None = None) -> None:
+        """Let the next time step begin new episodes, as it does after a reset that no step tells of.
+
+        Args:
+            which: of the environments, [num_envs]; None for all.
+        """
+        which = np.ones(self.num_envs, dtype=bool) if which is None else which
         if self.filled_rows:
             newest = (self.steps - 1) % self.rows
-            self.storage.truncated[newest] |= ~self.storage.terminated[newest]
-        self._ended[:] = True
+            self.storage.truncated[newest] |= torch.from_numpy(which).to(self.device) & ~self.storage.terminated[newest]
+        self._ended |= which
 
     def sample(self, updates: int, batch_size: int, gamma: float, beta: float = 1.0) -> tuple[Transition, Tensor]:
         """Draw transitions with replacement.
@@ -294,6 +301,12 @@ class ReplayBuffer:
         # what does not count may never have been written, and be NaN
         total = (gamma ** self._ahead.to(self.device) * reward.where(counts, 0.0)).sum(0)
         return total, gamma**k, index + (k.cpu() - 1) * self.num_envs
+
+
+def transition_layout(obs: Any, action_space: gym.Space[Any]) -> Layout:
+    """Of a transition with these `Field`s of observations."""
+    flag = Field((), torch.bool)
+    return Layout(Stored(obs, action_field(action_space), Field((), torch.float32), obs, flag, flag)._asdict())
 
 
 def _assign(view: NDArray[Any], value: NDArray[Any]) -> None:

@@ -11,6 +11,7 @@ from rl_lightning.checkpoints import checkpoint_of_run, read
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_in, transitions_to_keep
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
@@ -40,9 +41,18 @@ class ReplayDataModule(EnvironmentDataModule):
         train_freq: steps of every environment in one iteration.
         replay_ratio: gradient steps for each environment step (of this process, where there are several).
         batch_size: transitions in one minibatch.
-        buffer_size: transitions kept, the newest.
+        buffer_size: transitions kept, the newest; memory is taken for no more than the run gathers.
         eval_episodes: episodes of each evaluation during training.
         test_episodes: episodes of `test`, the evaluation that ends a run.
+        env_timeout: seconds that an environment may take for a reset or a step, of training and evaluation, before it
+            counts as hanging; None waits for ever. It needs ``vectorization: async``, since nothing can stop an
+            environment in the run's own process; evaluation then has processes of its own too.
+        max_env_restarts: how often, in each process, an environment that died, hung or broke its contract is replaced
+            by a new one: its unfinished episode ends as truncated with the last step that was stored, and counts in
+            no return.
+        eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
+            off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
+        eval_num_envs: evaluation episodes played at once; None plays up to 10.
         save_buffer: keep the buffer's contents in checkpoints (the first process's, where there are several); without
             them a resumed run has to fill it anew.
         n_step: time steps that a transition spans: their discounted rewards are summed, and the value bootstrapped
@@ -91,6 +101,10 @@ class ReplayDataModule(EnvironmentDataModule):
         buffer_file: str | None = None,
         buffer_from: str | None = None,
         env_steps_per_batch: int | None = None,
+        env_timeout: float | None = None,
+        max_env_restarts: int = 0,
+        eval_max_episode_steps: int | None = None,
+        eval_num_envs: int | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
@@ -109,6 +123,10 @@ class ReplayDataModule(EnvironmentDataModule):
             eval_episodes,
             test_episodes,
             env_steps_per_batch,
+            env_timeout,
+            max_env_restarts,
+            eval_max_episode_steps,
+            eval_num_envs,
         )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
@@ -150,25 +168,54 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
-        if stage != "fit" or self._buffer is not None:
+        if stage != "fit":
             return
-        seed = torch.initial_seed()
-        self._buffer = ReplayBuffer(
-            self.buffer_size,
+        if self._buffer is not None:
+            self._make_room()
+            return
+        self.check_memory()
+        saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
+        self._buffer = self._new_buffer(held=0 if saved is None else transitions_in(saved))
+        if saved is not None:
+            self._buffer.load_state_dict(saved)
+            self._buffer.end_episodes()  # nobody goes on with that run's
+            self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
+
+    def _make_room(self) -> None:
+        """For one more run beside what the last one has left; a buffer in a file keeps its size."""
+        wanted = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, len(self.buffer))
+        if self.buffer_file is None and wanted // self.num_envs > self.buffer.rows:
+            saved = self.buffer.state_dict()
+            self._buffer = self._new_buffer(held=len(self.buffer))
+            self._buffer.load_state_dict(saved)
+
+    def _new_buffer(self, held: int) -> ReplayBuffer:
+        """Empty, for what the run can gather beside the `held` transitions that it starts with."""
+        return ReplayBuffer(
+            transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, held),
             self.num_envs,
             self.observation_space,
             self.action_space,
-            seed,
+            torch.initial_seed(),
             self.n_step,
             self.frame_stack,
             self.priority_alpha,
             self._buffer_device(),
             self._buffer_file(),
         )
-        if self.buffer_from is not None:
-            self._buffer.load_state_dict(read_buffer(self.buffer_from))
-            self._buffer.end_episodes()  # nobody goes on with that run's
-            self.seed(seed)  # this run's, not that of the one which filled it
+
+    def check_memory(self) -> None:
+        """Refuse a buffer larger than memory.
+
+        Raises:
+            UsageError: with the bytes that are needed and those that are available.
+        """
+        on_device_to_come = self.buffer_on_device and self.trainer is None
+        if self.buffer_file is None and not on_device_to_come:
+            spaces, device = (self.observation_space, self.action_space), self._buffer_device()
+            transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
+            needed = bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
+            check_memory(needed, self.buffer_size, device)
 
     def _buffer_device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.buffer_on_device and self.trainer else torch.device("cpu")
@@ -196,7 +243,7 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward
-        self.buffer.add(step.obs, step.action, reward, step.next_obs, step.terminated, step.truncated)
+        self.buffer.add(*step._replace(reward=reward))
 
     def draw(self, gamma: float) -> tuple[Transition, Tensor]:
         """The minibatches of one iteration: gather `train_freq` steps of every environment, then sample.
@@ -246,7 +293,10 @@ class ReplayDataModule(EnvironmentDataModule):
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
-            self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))
+            saved = of_this_process([state_dict["buffer"], *state_dict.get("others", [])])
+            if self.buffer_file is None and (held := transitions_in(saved)) > self.most_transitions:
+                self._buffer = self._new_buffer(held)  # of a run that began with another's transitions
+            self.buffer.load_state_dict(saved)
             self._random_steps_left = state_dict.get("random_steps_left", 0)
 
 

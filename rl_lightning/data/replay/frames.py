@@ -33,9 +33,8 @@ class FrameMemory:
         self, rows: int, num_envs: int, fields: Any, frame_stack: int, device: torch.device, file: str | None
     ) -> None:
         self.rows, self.num_envs, self.frame_stack, self.device = rows, num_envs, frame_stack, device
-        self.capacity = rows + rows // 20 + frame_stack + 1
-        frame = map_obs(lambda field: Field(field.shape[1:], field.dtype), {"obs": fields})
-        self._layout = Layout(frame)
+        self.capacity = _capacity(rows, frame_stack)
+        self._layout = _layout(fields)
         self._memory = allocate((num_envs, self.capacity, self._layout.row_bytes), device, file)
         self._flat = self._memory.flatten(0, 1)
         self._staged, self._staged_views = self._layout.staging(num_envs)
@@ -129,3 +128,19 @@ class FrameMemory:
     @property
     def _frames(self) -> Any:
         return self._layout.views(self._memory)["obs"]  # [num_envs, capacity, ...]
+
+
+def bytes_of_frames(rows: int, num_envs: int, fields: Any, frame_stack: int) -> int:
+    """Bytes that a full `FrameMemory` takes, without making one."""
+    book_keeping = np.dtype(np.int64).itemsize + np.dtype(np.int16).itemsize
+    total: int = num_envs * (_capacity(rows, frame_stack) * _layout(fields).row_bytes + rows * book_keeping)
+    return total
+
+
+def _capacity(rows: int, frame_stack: int) -> int:
+    return rows + rows // 20 + frame_stack + 1
+
+
+def _layout(fields: Any) -> Layout:
+    """Of one frame of stacks with these `Field`s."""
+    return Layout(map_obs(lambda field: Field(field.shape[1:], field.dtype), {"obs": fields}))

@@ -22,10 +22,7 @@ class SumTree:
     """
 
     def __init__(self, size: int) -> None:
-        self._levels = [np.zeros(-(-size // FAN_OUT) * FAN_OUT)]
-        while len(self._levels[-1]) > TOP:
-            blocks = len(self._levels[-1]) // FAN_OUT
-            self._levels.append(np.zeros(-(-blocks // FAN_OUT) * FAN_OUT))
+        self._levels = [np.zeros(entries) for entries in _entries(size)]
         self._blocks = [level.reshape(-1, FAN_OUT) for level in self._levels]
         self.weights = self._levels[0][:size]
 
@@ -58,3 +55,16 @@ class SumTree:
             within = (block_sums > (number * block_sums[:, -1])[:, None]).argmax(axis=1)
             index = index * FAN_OUT + within
         return index
+
+
+def bytes_of_tree(size: int) -> int:
+    """Bytes that a `SumTree` takes, without making one."""
+    return sum(_entries(size)) * np.dtype(np.float64).itemsize
+
+
+def _entries(size: int) -> list[int]:
+    """Of each level, the lowest first."""
+    levels = [-(-size // FAN_OUT) * FAN_OUT]
+    while levels[-1] > TOP:
+        levels.append(-(-levels[-1] // FAN_OUT // FAN_OUT) * FAN_OUT)
+    return levels

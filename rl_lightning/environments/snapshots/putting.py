@@ -46,7 +46,7 @@ class Putter:
 
     def __init__(self, taken: dict[str, Any], data: Bytes, fresh: Any = MISSING) -> None:
         self.root, self.objects, self.data, self.fresh = taken["root"], taken["objects"], data, fresh
-        survey = Taker()
+        survey = Taker(reads=False)
         survey.take(fresh)
         self._types = survey.types
         self._classes = by_name(survey.types)

@@ -105,9 +105,11 @@ def repeats_ahead(ale: Any, serialized: bytes) -> int:
     sticks = ale.getFloat("repeat_action_probability")
     if sticks == 0.0:
         return 0
-    if (found := re.search(rb"(?:\d{1,10} ){624}\d{1,3}\Z", serialized[:-8])) is None:
+    before, *numbers = serialized[:-8].rsplit(b" ", 624)
+    first = re.search(rb"\d+\Z", before[-10:])
+    if first is None or len(numbers) != 624 or not b"".join(numbers).isdigit():
         raise ValueError("this version of ale-py writes the emulator's random numbers in another form")
-    *key, position = map(int, found[0].split())
+    *key, position = map(int, [first[0], *numbers])
     generator = np.random.MT19937()
     generator.state = {"bit_generator": "MT19937", "state": {"key": np.array(key, np.uint32), "pos": position}}
     draws = generator.random_raw(2 * MOST_REPEATS)[::2] / 2.0**32
@@ -150,9 +152,9 @@ def leads_there(ale: Any, state: Any, action: int, ahead: list[str]) -> bool:
 
 
 def hold_down(ale: Any, action: int) -> None:
-    """Act until the action is the one that sticks, but for a chance of 1e-15; as it is if all actions always stick."""
+    """Act until the action is the one that sticks, but for a chance of 1e-9; as it is if all actions always stick."""
     sticks = ale.getFloat("repeat_action_probability")
-    for _ in range(min(500, math.ceil(-34.5 / math.log(sticks))) if sticks < 1.0 else 0):
+    for _ in range(min(500, math.ceil(-20.7 / math.log(sticks))) if sticks < 1.0 else 0):
         if ale.game_over():
             ale.reset_game()
         ale.act(action)

@@ -31,6 +31,10 @@ class Taker:
     A value is written as itself where it is a number, a string, None or a bool; as a list that begins with its kind
     otherwise. What can change has a number, so that two names of one array, and circles, come back as they were.
 
+    Args:
+        data: bytes that those of its arrays are added to.
+        reads: whether states are asked for that things say by methods; not where only classes are looked for.
+
     Attributes:
         objects: what has a number, each a dict that begins with its `kind`.
         data: the bytes of all arrays, one after the other.
@@ -38,7 +42,8 @@ class Taker:
         left: paths and things that were left alone although they may change.
     """
 
-    def __init__(self, data: bytearray | None = None) -> None:
+    def __init__(self, data: bytearray | None = None, reads: bool = True) -> None:
+        self._reads = reads
         self.objects: list[dict[str, Any]] = []
         self.data = bytearray() if data is None else data
         self.types: set[type] = set()
@@ -148,6 +153,8 @@ class Taker:
     def _adapted(self, thing: Any, path: str) -> dict[str, Any]:
         adapter = adapter_of(type(thing))
         assert adapter is not None
+        if not self._reads:
+            return {"attributes": self._attributes(attributes_beside(thing), path)}
         inner = Taker(self.data)
         state = inner.take(adapter.get(thing))
         if inner.left:
@@ -182,7 +189,7 @@ def left_alone(env: Any) -> list[str]:
     Args:
         env: with its wrappers, or a vectorized one.
     """
-    taker = Taker()
+    taker = Taker(reads=False)
     taker.take(env)
     found = []
     for path, thing in sorted(taker.left, key=lambda entry: entry[0].count(".")):

@@ -1,0 +1,80 @@
+"""The card of an exported policy, `README.md`, with the front matter of a Hugging Face model card."""
+
+import yaml
+
+from rl_lightning.types import State
+
+TEXT = """
+# {algorithm} in {environment}
+
+A policy trained with rl_lightning, without the training that made it.
+{trained}
+
+## Use
+
+```python
+from rl_lightning import load_policy
+
+policy = load_policy(".")  # this folder
+action = policy(obs)  # one observation of the environment, or a batch; deterministic=False samples
+```
+
+In its environment:
+
+```python
+import gymnasium as gym
+
+env = gym.make({env_id!r}{env_kwargs})
+obs, _ = env.reset(seed=0)
+done, total = False, 0.0
+while not done:
+    obs, reward, terminated, truncated, _ = env.step(policy(obs))
+    done, total = terminated or truncated, total + reward
+```
+
+## Files
+
+- `{file}`: the weights, SHA-256 `{sha256}`
+- `policy.json`: algorithm, spaces, network, normalizer, versions and training, as data
+
+Nothing in this folder is code, and nothing in it is run when it is loaded.
+"""
+
+
+def card(description: State) -> str:
+    """The text of the card.
+
+    Args:
+        description: what `policy.json` says.
+    """
+    algorithm, env_id = _inline(description["algorithm"]), _inline(str(description["env_id"]))
+    evaluation = description["training"]["evaluation"] or {}
+    front: State = {
+        "library_name": "rl_lightning",
+        "pipeline_tag": "reinforcement-learning",
+        "tags": ["reinforcement-learning", "rl_lightning", "gymnasium", algorithm, env_id],
+    }
+    trained = f"It took {description['training']['env_steps']:,} environment steps."
+    if "val/return_mean" in evaluation:
+        score = f"{evaluation['val/return_mean']:.2f} ± {evaluation.get('val/return_std', 0.0):.2f}"
+        trained += f" Its last evaluation gave a return of {score}."
+        metric = {"type": "mean_reward", "name": "mean_reward", "value": score, "verified": False}
+        task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
+        result = {"task": task, "dataset": {"name": env_id, "type": env_id}, "metrics": [metric]}
+        front["model-index"] = [{"name": algorithm, "results": [result]}]
+    env_kwargs = description["env_kwargs"]
+    text = TEXT.format(
+        algorithm=algorithm,
+        environment=env_id,
+        trained=trained,
+        env_id=description["env_id"],
+        env_kwargs=f", **{env_kwargs!r}" if env_kwargs else "",
+        file=description["weights"]["file"],
+        sha256=description["weights"]["sha256"],
+    )
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{text}"
+
+
+def _inline(text: str) -> str:
+    """On one line, without Markdown's own signs."""
+    return "".join(letter if letter.isalnum() or letter in " -_./:" else "?" for letter in text)

@@ -1,0 +1,100 @@
+"""A replay buffer is refused where memory does not do, by an estimate that is what it takes."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from toys import counter_data, fit, tiny_sac
+
+from rl_lightning import ReplayDataModule, RolloutReplayDataModule, UsageError
+from rl_lightning.data.replay import memory
+from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.memory import available_memory, bytes_of_buffer, readable, transitions_to_keep
+
+GIB = 1024**3
+
+
+class HugeEnv(gym.Env):
+    observation_space = Box(0, 255, (1000, 1000, 3), np.uint8)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+
+@pytest.mark.parametrize("frame_stack", [1, 4])
+@pytest.mark.parametrize("priority_alpha", [0.0, 0.6])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_the_estimate_is_what_a_buffer_takes(frame_stack, priority_alpha, num_envs):
+    obs = Box(0, 255, (4, 6, 5), np.uint8)
+    space = obs if frame_stack > 1 else Dict({"image": obs, "number": Discrete(3)})
+    settings = space, Box(-1, 1, (2,), np.float32)
+    buffer = ReplayBuffer(70_001, num_envs, *settings, frame_stack=frame_stack, priority_alpha=priority_alpha)
+    tree = buffer._priorities._tree if buffer._priorities else None
+    taken = buffer.nbytes + (sum(level.nbytes for level in tree._levels) if tree else 0)
+    assert bytes_of_buffer(70_001, num_envs, *settings, frame_stack, priority_alpha) == taken
+
+
+@pytest.mark.parametrize("kind", [ReplayDataModule, RolloutReplayDataModule])
+def test_a_buffer_larger_than_memory_is_refused_with_both_numbers(kind):
+    gym.register("Huge-v0", HugeEnv)
+    try:
+        data = kind("Huge-v0", total_env_steps=10_000_000, buffer_size=1_000_000)
+    finally:
+        del gym.registry["Huge-v0"]
+    with pytest.raises(UsageError, match=r"^buffer_size=1000000 is not allowed: .* needs 5\.5 TiB of memory, .* avail"):
+        data.check_memory()
+    with pytest.raises(UsageError, match="buffer_size=1000000"):
+        data.setup("fit")
+    data.setup("test")
+
+
+def test_a_buffer_is_made_for_no_more_than_the_run_can_fill():
+    data = counter_data(num_envs=3, total_env_steps=120, buffer_size=1_000_000)
+    fit(tiny_sac(data.observation_space, data.action_space), data)
+    assert len(data.buffer) == 120, "nothing was overwritten"
+    assert data.buffer.rows * 3 <= 120 + 6
+    assert transitions_to_keep(100, most=120, frame_stack=1) == 100
+    assert transitions_to_keep(1000, most=120, frame_stack=4) == 240
+    assert transitions_to_keep(1000, most=120, frame_stack=1, held=50) == 170
+
+
+@pytest.mark.parametrize("way", ["buffer_from", "checkpoint"])
+def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_path):
+    first = counter_data(total_env_steps=300)
+    fit(tiny_sac(first.observation_space, first.action_space), first)
+    torch.save(first.buffer.state_dict(), tmp_path / "buffer.pt")
+    second = counter_data(
+        total_env_steps=120, buffer_from=str(tmp_path / "buffer.pt") if way == "buffer_from" else None
+    )
+    second.setup("fit")
+    if way == "checkpoint":
+        second.load_state_dict(first.state_dict())
+    assert len(second.buffer) == 300
+    assert second.buffer.rows >= 420
+
+
+def test_what_is_available_is_the_least_of_the_machine_and_its_groups(tmp_path, monkeypatch):
+    own, info = tmp_path / "cgroup", tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "OWN_CGROUPS", own)
+    monkeypatch.setattr(memory, "MEMORY_INFO", info)
+    cpu = torch.device("cpu")
+    assert available_memory(cpu) is None, "a system that does not say"
+    info.write_text(f"MemTotal: 99 kB\nMemAvailable:   {8 * GIB // 1024} kB\n")
+    assert available_memory(cpu) == 8 * GIB
+    own.write_text("0::/outer/inner\n")
+    inner = tmp_path / "groups/outer/inner"
+    inner.mkdir(parents=True)
+    (inner / "memory.max").write_text("max\n")
+    assert available_memory(cpu) == 8 * GIB
+    (inner.parent / "memory.max").write_text(f"{4 * GIB}\n")
+    (inner.parent / "memory.current").write_text(f"{3 * GIB}\n")
+    (inner.parent / "memory.stat").write_text(f"anon 5\ninactive_file {GIB}\n")
+    assert available_memory(cpu) == 2 * GIB
+    own.write_text("4:cpu,memory:/job\n")
+    job = tmp_path / "groups/memory/job"
+    job.mkdir(parents=True)
+    (job / "memory.limit_in_bytes").write_text(f"{5 * GIB}\n")
+    (job / "memory.usage_in_bytes").write_text(f"{2 * GIB}\n")
+    assert available_memory(cpu) == 3 * GIB
+    assert readable(3 * GIB) == "3.0 GiB"
+    assert readable(17) == "17 bytes"
