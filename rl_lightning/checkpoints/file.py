@@ -28,6 +28,7 @@ SEAL = struct.Struct("<8sQI")  # our comment: mark, bytes before it, their CRC-3
 SEAL_MARK = b"rl_ckpt1"
 PARTIAL = ".partial"  # ends the name of a file that is being written
 CHUNK = 1 << 20  # bytes, written and summed while they are in the cache
+START_WRITING = hasattr(os, "posix_fadvise")  # Linux then begins to write at once what it is told to forget
 FIXES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -257,5 +258,7 @@ class _Sealed:
                 self._length += len(chunk)
                 while chunk:
                     chunk = chunk[self._file.write(chunk) :]
+                if START_WRITING and self._length > CHUNK:  # the disk works while the next chunk is summed
+                    os.posix_fadvise(self._file.fileno(), self._length - CHUNK, CHUNK, os.POSIX_FADV_DONTNEED)
         except BaseException as error:  # that of a signal's handler too
             self._error = error
