@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 SPACES = {
     "real": Box(-np.inf, np.inf, (2,), np.float32),
-    "image": Box(0, 255, (4, 4, 1), np.uint8),
+    "image": Box(0, 255, (36, 36, 1), np.uint8),  # the least that NatureCNN takes
     "discrete": Discrete(4, start=2),
     "choices": MultiDiscrete([3, 2], start=[1, 0]),
     "bits": MultiBinary(3),
@@ -35,9 +35,9 @@ OBSERVATIONS: dict[str, Any] = {
     "list of strings": ["a", "b"],
     "object": np.array([None, {}], dtype=object),
     "complex": np.zeros(2, np.complex64),
-    "float image": np.full((4, 4, 1), 0.5, np.float32),
-    "signed image": np.zeros((4, 4, 1), np.int64),
-    "list beyond 255": [[[256]] * 4] * 4,
+    "float image": np.full((36, 36, 1), 0.5, np.float32),
+    "signed image": np.zeros((36, 36, 1), np.int64),
+    "list beyond 255": [[[256]] * 36] * 36,
     "too large": 6,
     "too small": 1,
     "half": 2.5,
