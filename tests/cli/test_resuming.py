@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
 from test_main import ROOT, rows, state_of
 
 from rl_lightning.callbacks.run_folder import FolderLock
@@ -37,34 +37,17 @@ FLAGS = [
 ]
 
 
-class KillAt(Callback):
-    """Kills its process at the end of a training batch, or as the final test begins."""
-
-    def __init__(self, env_steps: int, in_test: bool = False) -> None:
-        self.env_steps, self.in_test = env_steps, in_test
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if pl_module.env_steps >= self.env_steps and not self.in_test:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.in_test:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def in_a_process_that_dies(*args: str) -> None:
-    """Run a command that ends by SIGKILL."""
-    child = os.fork()
-    if child == 0:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            main([*args])
-        os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def killing(env_steps: int, in_test: bool = False) -> list[str]:
+def dies(folder: Path, env_steps: int, in_test: bool = False) -> Path:
+    """The run folder of a run under `folder` whose process killed itself, see `KillAt`."""
     settings = f'{{"env_steps": {env_steps}, "in_test": {str(in_test).lower()}}}'
-    return [f'--trainer.callbacks=[{{"class_path": "{__name__}.KillAt", "init_args": {settings}}}]']
+    callback = f'--trainer.callbacks=[{{"class_path": "kill_at.KillAt", "init_args": {settings}}}]'
+    command = [sys.executable, "-m", "rl_lightning", "fit", "-c", PPO, *FLAGS, callback]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    [run] = folder.glob("runs/*/*")
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +68,10 @@ def finished(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def unfinished(finished: Path) -> Path:
+def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One that was stopped at its second checkpoint of four, of 128 environment steps, with rows beyond it."""
-    shutil.rmtree(finished)
-    in_a_process_that_dies("fit", "-c", PPO, *FLAGS, *killing(176))
-    [folder] = Path().glob("runs/*/*")
+    monkeypatch.chdir(tmp_path)
+    folder = dies(tmp_path, 176).relative_to(tmp_path)
     assert state_of(folder / "checkpoints/last.ckpt")["rl_lightning"]["env_steps"] == 128
     assert float(rows(folder)[-1]["env_steps"]) == 160
     return folder
@@ -131,8 +113,7 @@ def test_a_run_killed_in_its_final_test_has_the_test_left_to_do(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    in_a_process_that_dies("fit", "-c", PPO, *FLAGS, *killing(0, in_test=True))
-    [folder] = Path().glob("runs/*/*")
+    folder = dies(tmp_path, 0, in_test=True).relative_to(tmp_path)
     assert "test/return_mean" not in rows(folder)[-1]
     main(["resume", str(folder), "--trainer.callbacks=null"])
     assert "after 256 environment steps" in capsys.readouterr().out
