@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rl_lightning.algorithms.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
 from rl_lightning.algorithms.evaluation import EpisodeStatistics
 from rl_lightning.algorithms.frozen import Frozen
-from rl_lightning.algorithms.initial_weights import initial_weights, names_in
+from rl_lightning.algorithms.initial_weights import exported_weights, initial_weights, is_export, names_in
 from rl_lightning.algorithms.learned import (
     Gradients,
     Learned,
@@ -479,7 +479,7 @@ class Algorithm(LightningModule, ABC):
         if states := checkpoint.get("optimizer_states"):
             check_optimizer_states(states, self._described, self.env_steps)
         checkpoint[KEY] = {
-            **signature(self, self.observation_space, self.action_space),
+            **self.signature,
             "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
@@ -487,6 +487,11 @@ class Algorithm(LightningModule, ABC):
             "logged": logger.state_dict() if (logger := self._metrics_csv()) else None,
             "policy": self.policy_description(),
         }
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """What a checkpoint must agree with to be of this learner."""
+        return signature(type(self).__name__, self.observation_space, self.action_space)
 
     def policy_network(self) -> PolicyNetwork:
         """The network that `act` acts by, with the learner's own weights.
@@ -522,7 +527,7 @@ class Algorithm(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
-        check_signature(checkpoint.get(KEY, {}), signature(self, self.observation_space, self.action_space), "to load")
+        check_signature(checkpoint.get(KEY, {}), self.signature, "to load")
         self.gradient_steps = checkpoint[KEY]["gradient_steps"]
         if self.clock.total == 0:  # no trainer has set this learner up
             return
@@ -591,7 +596,8 @@ class Algorithm(LightningModule, ABC):
         """Start from saved networks; optimizers, counters and replay start fresh, given settings stay.
 
         Args:
-            path: a run folder, whose best.ckpt or else last.ckpt is taken, or a checkpoint's file or URL.
+            path: a run folder, whose best.ckpt or else last.ckpt is taken; a checkpoint's file or URL; or the folder of
+                an export, which holds a policy and the statistics of its observations, and nothing else.
             parts: the networks to take, by their names here, with their targets; `normalizers` and `temperature` too.
                 They may be another algorithm's. None takes all, of the same algorithm.
 
@@ -599,8 +605,12 @@ class Algorithm(LightningModule, ABC):
             UsageError: where it is missing, damaged, not ours, or of other spaces or networks; an unknown part.
         """
         names = names_in(self, self._declared, self._targets)
-        expected = signature(self, self.observation_space, self.action_space)
-        self.load_state_dict(initial_weights(path, parts, self.state_dict(), names, expected))
+        own = self.state_dict()
+        if is_export(path):
+            own |= exported_weights(path, parts, own, names, self.signature, self.policy_description())
+        else:
+            own |= initial_weights(path, parts, own, names, self.signature)
+        self.load_state_dict(own)
 
 
 def _note_weights(learner: nn.Module, _: object) -> None:

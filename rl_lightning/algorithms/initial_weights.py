@@ -1,15 +1,18 @@
-"""Weights to start from: which tensors of a saved learner become which of this one's, and which do not fit."""
+"""Weights to start from: which saved tensors become which of a learner's, and which of them do not fit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from rl_lightning.checkpoints import KEY, check_signature, checkpoint_of_run, load_checkpoint
+from rl_lightning.checkpoints import KEY, check_signature, checkpoint_of_run, load_checkpoint, signature
 from rl_lightning.errors import UsageError, require
 from rl_lightning.networks import Temperature
 from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer
+from rl_lightning.policies.description import check_described, check_description, network_of, spaces_of
+from rl_lightning.policies.folder import DESCRIPTION, FILES, read_folder, weights_from_bytes
+from rl_lightning.spaces import learners_actions
 from rl_lightning.types import State
 
 SHOWN = 4  # differences in a message
@@ -61,7 +64,7 @@ def names_in(model: nn.Module, declared: dict[str, nn.Module], targets: list[tup
 def initial_weights(
     path: str | Path, wanted: Sequence[str] | None, own: State, names: Names, expected: dict[str, str]
 ) -> State:
-    """A learner's `state_dict` with what is wanted of a saved one.
+    """What is wanted of a saved learner's `state_dict`, by this one's names.
 
     Args:
         path: a run folder, or a checkpoint's file or URL.
@@ -85,6 +88,85 @@ def initial_weights(
         check_signature(found, expected, str(path), advice if fitting else "")
     else:
         check_signature(found, spaces, str(path))
+    return _chosen(path, wanted, saved, own, names)
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether it is a folder that `rl-lightning export` made."""
+    return (Path(path) / DESCRIPTION).is_file()
+
+
+def exported_weights(
+    path: str | Path,
+    wanted: Sequence[str] | None,
+    own: State,
+    names: Names,
+    expected: dict[str, str],
+    description: State,
+) -> State:
+    """What is wanted of an exported policy, by this learner's names; targets become copies of their online networks.
+
+    Args:
+        path: of the export.
+        wanted: parts to take, also of another algorithm; None takes all that it holds, of the same algorithm.
+        own: the learner's `state_dict`.
+        names: of its tensors.
+        expected: the learner's `signature`.
+        description: of the learner's policy.
+
+    Raises:
+        UsageError: a part that the export or the learner has not; an export that is damaged, in ONNX, of other spaces
+            or another network; a learner whose network data cannot describe; where all is wanted, another algorithm's.
+    """
+    _check_wanted(wanted, names.parts, expected["algorithm"])
+    found, content = read_folder(Path(path))
+    advice = "ONNX holds no network that learns; export with --format=safetensors, or give the checkpoint it came from"
+    require(found["weights"]["file"] == FILES["safetensors"], "init_from", str(path), advice)
+    check_description(found, str(path))
+    check_described(found, str(path))
+    if reason := description["network"].get("undescribed"):
+        raise UsageError(
+            f"init_from={str(path)!r} is an export, and this run's network is not one that can be compared with it: "
+            f"{reason}; give the checkpoint that it came from"
+        )
+    observation_space, action_space = spaces_of(found)
+    whose = signature(found["algorithm"], observation_space, learners_actions(action_space)[0])
+    ignored = "algorithm" if wanted is not None else None
+    check_signature(whose, {what: value for what, value in expected.items() if what != ignored}, str(path))
+    network = network_of(found, weights_from_bytes(content, str(path)), len(content))
+    theirs = description["weights"]
+    saved = {theirs.get(name, name): tensor for name, tensor in network.state_dict().items()}
+    held = {name: own[name] for name in own if name in theirs.values() or _source(name, (), names) in theirs.values()}
+    parts = [part for part in names.parts if _of_parts(held, [part], names)]
+    absent = [part for part in wanted or () if part not in parts]
+    require(not absent, "init_parts", absent, f"{str(path)!r} is an export, which holds {', '.join(parts)} alone")
+    chosen = _chosen(path, parts if wanted is None else wanted, saved, held, names)
+    if wanted is None or set(wanted) != {"normalizers"}:
+        there, here = (_layers(described["network"]) for described in (found, description))
+        advice = "give the network it was trained with"
+        require(there == here, "init_from", str(path), f"its layers are {there}, this run's are {here}; {advice}")
+    return chosen
+
+
+def _layers(network: State) -> str:
+    """A policy's layers in words, as far as the shapes of its weights do not show them."""
+
+    def words(body: State) -> str:
+        if body["layer"] == "sequential":
+            return ", ".join(map(words, body["layers"]))
+        shown = {key: value for key, value in body.items() if key not in ("layer", "in_features", "out_features")}
+        settings = ", ".join(f"{key}={value}" for key, value in shown.items())
+        return f"{body['layer']}({settings})" if settings else str(body["layer"])
+
+    return f"{network['kind']} [{'; '.join(map(words, network['bodies']))}]"
+
+
+def _chosen(path: str | Path, wanted: Sequence[str] | None, saved: State, own: State, names: Names) -> State:
+    """Saved tensors by the names of those that they become.
+
+    Raises:
+        UsageError: naming those that do not fit.
+    """
     if differences := _differences(wanted, saved, own, names):
         more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise UsageError(
@@ -92,7 +174,7 @@ def initial_weights(
             "give the network it was trained with"
         )
     chosen = [name for name in _of_parts(own, wanted, names) if name not in names.given]
-    return own | {name: saved[_source(name, saved, names)] for name in chosen}
+    return {name: saved[_source(name, saved, names)] for name in chosen}
 
 
 def _check_wanted(wanted: Sequence[str] | None, parts: Iterable[str], algorithm: str) -> None:
@@ -111,7 +193,7 @@ def _of_parts(tensors: Iterable[str], wanted: Sequence[str] | None, names: Names
     return [name for name in tensors if name.startswith(prefixes)]
 
 
-def _source(name: str, saved: State, names: Names) -> str:
+def _source(name: str, saved: Container[str], names: Names) -> str:
     """Where a tensor comes from: a target that was not saved begins as a copy of its online network."""
     if name not in saved:
         for target, online in names.targets.items():

@@ -21,10 +21,16 @@ KEY = "rl_lightning"  # where a checkpoint says whose it is
 SCHEMA = 1  # of what stands there and in the states of our objects; 0 had no number
 
 
-def signature(algorithm: object, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
-    """What a checkpoint must agree with: the algorithm's name, and both spaces as far as networks depend on them."""
+def signature(algorithm: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
+    """What a checkpoint must agree with: the algorithm's name, and both spaces as far as networks depend on them.
+
+    Args:
+        algorithm: the name.
+        observation_space: of the environment.
+        action_space: of the learner.
+    """
     return {
-        "algorithm": type(algorithm).__name__,
+        "algorithm": algorithm,
         "observation_space": _describe(observation_space),
         "action_space": _describe(action_space),
     }

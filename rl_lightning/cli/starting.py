@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.callbacks import MetricsCSV
-from rl_lightning.checkpoints import KEY, check_signature, load_checkpoint, signature
+from rl_lightning.checkpoints import KEY, check_signature, load_checkpoint
 from rl_lightning.cli.report import program_name
 from rl_lightning.cli.runs import Run, run_of
 from rl_lightning.errors import require
@@ -59,7 +59,7 @@ def start_of_run(run: Run, learner: Algorithm) -> Start:
         UsageError: there is none, or it is of another algorithm or other spaces.
     """
     path, checkpoint = run.newest_valid()
-    check_signature(checkpoint[KEY], _expected(learner), str(path))
+    check_signature(checkpoint[KEY], learner.signature, str(path))
     return Start(str(path), checkpoint, run)
 
 
@@ -69,8 +69,4 @@ def start_from(path: str, learner: Algorithm) -> Start:
     Raises:
         UsageError: where it is missing, damaged, not ours, or of another algorithm or other spaces.
     """
-    return Start(path, load_checkpoint(Path(path), _expected(learner)), run_of(path))
-
-
-def _expected(learner: Algorithm) -> dict[str, str]:
-    return signature(learner, learner.observation_space, learner.action_space)
+    return Start(path, load_checkpoint(Path(path), learner.signature), run_of(path))

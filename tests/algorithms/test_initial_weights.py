@@ -1,5 +1,7 @@
 """Weights to start from: which parts are taken, from which learner, and what is said where they do not fit."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +13,22 @@ import torch
 from torch import Tensor
 from toys import TINY, fit
 
-from rl_lightning import A2C, DDPG, DQN, MLP, PPO, SAC, TD3, TRPO, ReplayDataModule, SACv2, SoftQ, UsageError
+from rl_lightning import (
+    A2C,
+    DDPG,
+    DQN,
+    MLP,
+    PPO,
+    SAC,
+    TD3,
+    TRPO,
+    ReplayDataModule,
+    SACv2,
+    SoftQ,
+    UsageError,
+    export_policy,
+    load_policy,
+)
 from rl_lightning import RolloutDataModule as Rollouts
 
 ON_POLICY = (PPO, A2C, TRPO)
@@ -217,3 +234,127 @@ def test_a_run_folder_is_its_best_checkpoint_or_else_its_last(saved: Saved, tmp_
     (folder / "best.ckpt").write_bytes(saved(TD3).read_bytes())
     with pytest.raises(UsageError, match=re.escape("is of algorithm TD3, this run has SAC")):
         model.load_weights(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exported(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """The export of a tiny run of any learner, made once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def of(learner: type, **settings: Any) -> Path:
+        folder = root / f"{learner.__name__}{'-'.join(settings)}"
+        return folder if folder.exists() else export_policy(saved(learner, **settings), folder)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("source", "learner", "settings", "parts", "prefixes"),
+    [
+        (SAC, SAC, {}, None, ("policy.",)),
+        (SAC, SACv2, {}, ["policy"], ("policy.",)),
+        (TD3, TD3, {}, None, ("policy.", "target_policy.")),
+        (DDPG, TD3, {}, ["policy"], ("policy.", "target_policy.")),
+        (DQN, DQN, {}, None, ("q.", "target_q.")),
+        (SoftQ, DQN, {}, ["q"], ("q.", "target_q.")),
+        (PPO, PPO, NORMALIZED, None, ("networks.policy.", "networks.normalizer.")),
+        (PPO, PPO, NORMALIZED, ["normalizers"], ("networks.normalizer.",)),
+        (PPO, TRPO, {}, ["policy"], ("networks.policy.",)),
+    ],
+)
+def test_an_export_gives_its_policy_and_statistics_of_observations_and_the_rest_stays(
+    saved: Saved,
+    exported: Saved,
+    source: type,
+    learner: type,
+    settings: dict[str, Any],
+    parts: list[str] | None,
+    prefixes: tuple[str, ...],
+) -> None:
+    there, model = in_file(saved(source, **settings)), made(learner, **settings)
+    before = state_of(model)
+    model.load_weights(exported(source, **settings), parts)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(prefixes):
+            online = name.removeprefix("target_")
+            assert torch.equal(tensor, there[online]), name
+            assert tensor.dtype == before[name].dtype
+        else:
+            assert torch.equal(tensor, before[name]), name
+    assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    if parts != ["normalizers"]:
+        obs = torch.randn(5, 2)
+        policy = load_policy(exported(source, **settings)).network
+        assert policy is not None
+        assert torch.equal(model.act(obs, deterministic=True), policy(obs))
+
+
+@pytest.mark.parametrize(
+    ("source", "learner", "settings", "parts", "message"),
+    [
+        (
+            SAC,
+            SAC,
+            {},
+            ["policy", "q"],
+            r"^init_parts=\['q'\] is not allowed: '.*' is an export, which holds policy alone$",
+        ),
+        (PPO, PPO, {}, ["value"], "^init_parts=.*which holds policy alone$"),
+        (SAC, SACv2, {}, None, "^checkpoint '.*' is of algorithm SAC, this run has SACv2: "),
+        (DQN, SAC, {}, ["policy"], "is of action space Discrete.*, this run has Box"),
+        (
+            SAC,
+            SAC,
+            {"network": partial(MLP, hidden_sizes=(8, 8))},
+            None,
+            r"policy\.body\.2\.weight: \[4, 8\] there, \[8, 8\] here; .*body\.4\.weight: none there, \[4, 8\] here",
+        ),
+        (
+            SAC,
+            SAC,
+            {"network": partial(MLP, hidden_sizes=(8,), activation="elu")},
+            None,
+            r"^init_from='.*' is not allowed: its layers are squashed_gaussian \[linear\(bias=True\), relu, .*, this "
+            r"run's are squashed_gaussian \[linear\(bias=True\), elu\(alpha=1\.0\), linear\(bias=True\)\]; give the",
+        ),
+        (
+            PPO,
+            PPO,
+            {"normalize_observations": True},
+            None,
+            r"networks\.normalizer\.moments\.0\.mean: none there, \[2\] here",
+        ),
+    ],
+)
+def test_an_export_that_does_not_fit_is_refused_in_one_line(
+    exported: Saved, source: type, learner: type, settings: dict[str, Any], parts: list[str] | None, message: str
+) -> None:
+    assert re.search(message, refusal(made(learner, **settings), exported(source), parts))
+
+
+def test_an_export_in_onnx_and_one_that_is_damaged_are_refused(saved: Saved, tmp_path: Path) -> None:
+    onnx = export_policy(saved(SAC), tmp_path / "onnx", format="onnx")
+    assert "ONNX holds no network that learns" in refusal(made(SAC), onnx)
+    folder = export_policy(saved(SAC), tmp_path / "own")
+    file = folder / "policy.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x40
+    file.write_bytes(content)
+    assert "is another file or damaged" in refusal(made(SAC), folder)
+    description = json.loads((folder / "policy.json").read_text())
+    content[-4:] = b"\x00\x00\xc0\x7f"  # NaN, with a sum that agrees
+    file.write_bytes(content)
+    description["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "policy.json").write_text(json.dumps(description))
+    assert "give finite real numbers" in refusal(made(SAC), folder)
+
+
+def test_a_learner_whose_policy_data_cannot_describe_takes_no_export(exported: Saved) -> None:
+    def own(in_features: int, out_features: int) -> torch.nn.Module:
+        return torch.nn.Bilinear(in_features, in_features, out_features)
+
+    path = exported(SAC)
+    assert refusal(made(SAC, network=own), path) == (
+        f"init_from={str(path)!r} is an export, and this run's network is not one that can be compared with it: "
+        "torch.nn.modules.linear.Bilinear is no layer that is known by name; give the checkpoint that it came from"
+    )

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rl_lightning import DQN, MLP, ReplayDataModule, UsageError
-from rl_lightning.checkpoints import SCHEMA, fault_of, load_checkpoint, read, signature
+from rl_lightning.checkpoints import SCHEMA, fault_of, load_checkpoint, read
 from rl_lightning.checkpoints.io import AtomicCheckpointIO
 
 
@@ -38,7 +38,7 @@ def test_learners_save_with_it_and_its_files_carry_the_schema(tmp_path: Path) ->
     with pytest.raises(UsageError, match="it was cut off"):
         fit(tmp_path / "resumed", path)
     with pytest.raises(UsageError, match="it was cut off"):
-        load_checkpoint(path, signature(model, model.observation_space, model.action_space))
+        load_checkpoint(path, model.signature)
 
 
 def test_a_plugin_of_the_users_stays(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_newer_checkpoint_is_refused_and_one_without_a_schema_is_read(tmp_path
     with pytest.raises(UsageError, match="was saved by a newer rl_lightning"):
         fit(tmp_path / "resumed", tmp_path / "newer.ckpt")
     with pytest.raises(UsageError, match="was saved by a newer rl_lightning"):
-        load_checkpoint(tmp_path / "newer.ckpt", signature(model, model.observation_space, model.action_space))
+        load_checkpoint(tmp_path / "newer.ckpt", model.signature)
     del checkpoint["rl_lightning"]["schema"]
     torch.save(checkpoint, tmp_path / "older.ckpt")
     fit(tmp_path / "resumed", tmp_path / "older.ckpt", total=61)
