@@ -37,6 +37,8 @@ class Checkpoints(Checkpoint):
         best_model_path: of the best so far; empty before there is one.
         last_model_path: of the newest.
         best_model_score: the best value of `monitor`.
+        current_score: its value at the latest evaluation. With `save_top_k` it is what loggers ask for that keep
+            checkpoints too, such as ``WandbLogger(log_model=True)``.
 
     Raises:
         UsageError: a value out of range, and whatever keeps a checkpoint from being saved.
@@ -61,6 +63,8 @@ class Checkpoints(Checkpoint):
         self.every_env_steps, self.every_minutes, self.keep_last = every_env_steps, every_minutes, keep_last
         self.best_model_path = self.last_model_path = ""
         self.best_model_score: float | None = None
+        self.current_score: float | None = None
+        self.save_top_k = 1
         self._older: list[str] = []  # paths of what was saved before the newest, the oldest first
         self._saved_at = -1  # environment steps of the newest
         self._saved_time = 0.0
@@ -118,6 +122,7 @@ class Checkpoints(Checkpoint):
             rank_zero_warn(f"checkpoint.monitor={self.monitor!r} has not been logged: there is no best.ckpt yet")
             return False
         score, sign = float(value), 1 if self.mode == "max" else -1
+        self.current_score = score
         if score != score or (self.best_model_score is not None and sign * score <= sign * self.best_model_score):
             return False
         self.best_model_score, self.best_model_path = score, str(self._folder / "best.ckpt")
@@ -144,6 +149,8 @@ class Checkpoints(Checkpoint):
                 link(Path(self.best_model_path), last)
             for path in gone:
                 Path(path).unlink(missing_ok=True)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
         self._counted_from, self._saved_time = env_steps, time.monotonic()
 
     def _stop_if_asked(self, trainer: Trainer) -> None:

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, and how a run goes on from it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from http.client import HTTPException
 from pathlib import Path
@@ -128,6 +128,32 @@ def check_signature(found: dict[str, str], expected: dict[str, str], path: str, 
             f"checkpoint {path!r} is {'; '.join(differences)}: give a checkpoint of the same, or change env_id or "
             f"model{advice}"
         )
+
+
+def check_networks(
+    saved: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str, causes: Sequence[str] = ()
+) -> None:
+    """Refuse a checkpoint of other networks than the run's.
+
+    Args:
+        saved: the checkpoint's tensors by name.
+        own: the learner's.
+        path: of the checkpoint.
+        causes: settings that may be why, with both values.
+
+    Raises:
+        UsageError: with the causes and the first tensor that differs.
+    """
+    shapes, own_shapes = ({name: [*tensor.shape] for name, tensor in each.items()} for each in (saved, own))
+    name = next((name for name in {**shapes, **own_shapes} if shapes.get(name) != own_shapes.get(name)), None)
+    if name is None:
+        return
+    tensor = f"{name} is {shapes.get(name, 'not there')} in it, {own_shapes.get(name, 'not there')} here"
+    if causes:
+        raise UsageError(
+            f"{', '.join(causes)} is not allowed with checkpoint {path!r}, whose networks differ: {tensor}"
+        )
+    raise UsageError(f"checkpoint {path!r} is of other networks: {tensor}; give the settings that it was trained with")
 
 
 def check_resumable(checkpoint: State, path: str) -> None:

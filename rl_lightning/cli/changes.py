@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
-from torch import Tensor
 
 from rl_lightning.errors import UsageError
 
@@ -58,34 +57,6 @@ def check_changes(changed: Mapping[str, Change]) -> str | None:
     if not telling:
         return None
     return f"goes on with {', '.join(telling)}: from here on it differs from a run that was not interrupted"
-
-
-def check_networks(
-    saved: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str, changed: Mapping[str, Any]
-) -> None:
-    """Refuse a checkpoint of other networks than the run's.
-
-    Args:
-        saved: the checkpoint's tensors by name.
-        own: the learner's.
-        path: of the checkpoint.
-        changed: settings that differ, if they are known.
-
-    Raises:
-        UsageError: with both values of the settings that may be the cause, or else of the first tensor.
-    """
-    shapes, own_shapes = ({name: [*tensor.shape] for name, tensor in each.items()} for each in (saved, own))
-    different = [name for name in {**shapes, **own_shapes} if shapes.get(name) != own_shapes.get(name)]
-    if not different:
-        return
-    causes = [f"{key}={new} (was {old})" for key, (old, new) in changed.items() if key.startswith("model.")]
-    name = different[0]
-    tensor = f"{name} is {shapes.get(name, 'not there')} in it, {own_shapes.get(name, 'not there')} here"
-    if causes:
-        raise UsageError(
-            f"{', '.join(causes)} is not allowed with checkpoint {path!r}, whose networks differ: {tensor}"
-        )
-    raise UsageError(f"checkpoint {path!r} is of other networks: {tensor}; give the settings that it was trained with")
 
 
 def _flat(config: Namespace) -> dict[str, Any]:

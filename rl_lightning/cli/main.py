@@ -24,8 +24,8 @@ from rl_lightning import Algorithm  # and with it every learner, to be listed an
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.algorithms.trainer_settings import check_trainer
 from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
-from rl_lightning.checkpoints import check_resumable, local_file
-from rl_lightning.cli.changes import Change, changes, check_changes, check_networks
+from rl_lightning.checkpoints import check_networks, check_resumable, local_file
+from rl_lightning.cli.changes import Change, changes, check_changes
 from rl_lightning.cli.export import EXPORT, export
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
@@ -245,7 +245,8 @@ class RLCLI(LightningCLI):
             return
         self.checkpoint = start.path
         changed = self._changes_since(start.run) if start.run and self.subcommand == "fit" else {}
-        check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, changed)
+        causes = [f"{key}={new} (was {old})" for key, (old, new) in changed.items() if key.startswith("model.")]
+        check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, causes)
         if self.subcommand == "fit":
             check_resumable(start.checkpoint, start.path)
             if "buffer" in start.checkpoint.get("ReplayDataModule", {}):

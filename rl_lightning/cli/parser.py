@@ -1,10 +1,7 @@
 """The command line's parser: every mistake in flags and config files ends the program with one line and exit code 2."""
 
 import os
-import sysconfig
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -14,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lightning.cli.causes import find_cause
 from rl_lightning.cli.messages import explain
+from rl_lightning.cli.users_code import told, told_of_users_code
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_line
 
 WRAPPERS = ("Does not validate against", "Problem with given class_path", "Parser key", "Type ")  # of other errors
@@ -51,7 +49,7 @@ class OneLineErrorParser(LightningArgumentParser):
         see = f"`{parser.prog.replace(' [options]', '')} --help` lists them, and those of the model are --model.KEY"
         hint = f"flags stand behind one of {', '.join(subcommands)}" if subcommands else see
         known = [option.lstrip("-") for option in parser._option_string_actions]
-        line = explain(message, known, hint, getattr(parser, "args", ()))
+        line = told_of_users_code(message, ex) or explain(message, known, hint, getattr(parser, "args", ()))
         self.exit(2, f"error: {line}{f' (in {self.config_file})' if self.config_file else ''}\n")
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
@@ -91,24 +89,11 @@ class OneLineErrorParser(LightningArgumentParser):
             if isinstance(cause, OURS):
                 raise cause from cause.__cause__
             if str(cause).startswith("Expected a"):  # jsonargparse's, of one of several types; another tells more
-                told = find_cause(str(error))
-                raise UsageError(
-                    f"{told.class_path or told.value} cannot be made: {one_line(told.text)}; mend it, or its settings"
-                ) from error
-            raise UsageError(
-                f"{type(cause).__name__} in {_place(cause)}: {one_line(cause) or 'without a message'}; mend what is "
-                "there, or the settings that it is given"
-            ) from cause
+                inner = find_cause(str(error))
+                what = inner.class_path or inner.value
+                raise UsageError(f"{what} cannot be made: {one_line(inner.text)}; mend it, or its settings") from error
+            raise UsageError(told(cause)) from cause
         return objects
-
-
-def _place(error: BaseException) -> str:
-    """File and line that an error comes from: the user's own file, if one had part in it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = (*sysconfig.get_paths().values(), str(Path(__file__).parents[1]), "<")
-    own = [frame for frame in frames if not frame.filename.startswith(libraries)]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
 
 
 def config_files_first(args: list[str]) -> list[str]:

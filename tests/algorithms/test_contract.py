@@ -540,6 +540,17 @@ def test_weights_alone_are_tested_but_not_resumed(case, saved):
         make_trainer().fit(made(case, data), data, ckpt_path=path)
 
 
+@each
+def test_a_checkpoint_of_other_networks_is_refused_in_one_line(case, saved):
+    data, path = data_of(case), saved(case).path
+    model = made(case, data, network=partial(MLP, hidden_sizes=(7,)))
+    for use in (make_trainer().fit, make_trainer().test):
+        with refused(
+            f"checkpoint {re.escape(repr(str(path)))} is of other networks: .*; give the settings that it was"
+        ):
+            use(model, data, ckpt_path=path)
+
+
 @pytest.mark.parametrize(("case", "other"), zip(CASES, CASES[1:] + CASES[:1], strict=True), ids=called)
 def test_loaded_weights_are_those_of_a_checkpoint_of_the_same_learner_and_spaces_alone(case, other, saved):
     path = saved(case).path

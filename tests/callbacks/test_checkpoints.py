@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import WandbLogger
 
 from rl_lightning import DQN, MLP, ReplayDataModule, UsageError
 from rl_lightning.callbacks import Checkpoints
@@ -43,8 +44,8 @@ def fit(
     **settings: object,
 ) -> Trainer:
     trainer = Trainer(
-        accelerator="cpu", logger=False, max_epochs=-1, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, callbacks=[*others, checkpoints], **settings,
+        accelerator="cpu", max_epochs=-1, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, callbacks=[*others, checkpoints], **{"logger": False} | settings,
     )  # fmt: skip
     trainer.fit(*make(total), ckpt_path=ckpt_path)
     return trainer
@@ -90,6 +91,20 @@ def test_without_a_value_to_compare_nothing_is_the_best(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["last.ckpt"]
     fit(Checkpoints(str(tmp_path), monitor="score"), others=(Scores([float("nan")] * 3),))
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(("log_model", "kept"), [(True, ["best", "last"]), ("all", ["best", "last"]), (False, [])])
+def test_a_logger_that_keeps_checkpoints_gets_the_best_and_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_model: bool | str, kept: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_MODE", "offline")  # Lightning refuses offline=True beside log_model
+    logger = WandbLogger(save_dir=tmp_path, log_model=log_model)
+    fit(Checkpoints(str(tmp_path), monitor="score"), others=(Scores([1.0, 5.0, 3.0]),), logger=logger)
+    logger.experiment.finish()
+    assert sorted(Path(path).stem for path in logger._logged_model_time) == kept
+    staged = [file for file in (tmp_path / "data").rglob("*") if file.is_file() and file.stat().st_size > 10_000]
+    assert bool(staged) == bool(kept)
 
 
 def test_it_saves_every_so_many_environment_steps_and_minutes_and_without_evaluations(tmp_path: Path) -> None:

@@ -338,13 +338,30 @@ def test_a_binary_config_file_is_refused(refusal, tmp_path):
     assert refusal("fit", "-c", str(path)).endswith(f"(in {path})")
 
 
-def test_a_class_whose_module_is_broken_shows_why(refusal, tmp_path, monkeypatch):
-    (tmp_path / "broken_module.py").write_text("import nothing_like_it")
+@pytest.mark.parametrize("flag", ["--model=broken_module.It", "--trainer.callbacks=broken_module.It"])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("1 +", "SyntaxError in {}, line 1: invalid syntax"),
+        ("\n{}['colour']", "KeyError in {}, line 2: 'colour'"),
+        ("import nothing_like_it", "ModuleNotFoundError in {}, line 1: No module named 'nothing_like_it'"),
+        ("assert False", "AssertionError in {}, line 1: without a message"),
+    ],
+)
+def test_a_class_whose_module_is_broken_shows_where_and_why(refusal, tmp_path, monkeypatch, flag, code, said):
+    path = tmp_path / "broken_module.py"
+    path.write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    assert "'nothing_like_it'" in refusal(*FIT, "--model=broken_module.Agent")
-    (tmp_path / "wrong_module.py").write_text("1 +")
-    line = refusal(*FIT, "--model=wrong_module.Agent")
-    assert line == "model='wrong_module.Agent' is not allowed: invalid syntax (wrong_module.py, line 1)"
+    line = refusal(*FIT, flag)
+    assert line == f"{said.format(path)}; mend what is there, or the settings that it is given"
+
+
+def test_a_value_that_is_no_class_is_not_imported(refusal, tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text("open('imported', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert refusal(*FIT, "--model.gamma=my_module.It") == "model.gamma='my_module.It' is not allowed: give a float"
+    assert not (tmp_path / "imported").exists()
 
 
 # What is right stays right
