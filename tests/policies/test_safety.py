@@ -47,8 +47,9 @@ def exported(checkpoint: Path) -> Path:
     return export_policy(checkpoint, checkpoint.with_name("exported"))
 
 
-def made() -> tuple[SAC, ReplayDataModule]:
-    data = ReplayDataModule("Pendulum-v1", total_env_steps=50, learning_starts=20, batch_size=4, test_episodes=1)
+def made(**settings: Any) -> tuple[SAC, ReplayDataModule]:
+    defaults = {"total_env_steps": 50, "learning_starts": 20, "batch_size": 4, "test_episodes": 1}
+    data = ReplayDataModule("Pendulum-v1", **defaults | settings)
     return SAC(data.observation_space, data.action_space, network=TINY, compile=False), data
 
 
@@ -152,6 +153,7 @@ WAYS: dict[str, Callable[[str], object]] = {
     "load_from_checkpoint": load_from_checkpoint,
     "trainer.fit": trainers("fit"),
     "trainer.test": trainers("test"),
+    "buffer_from": lambda path: made(buffer_from=path)[1].setup("fit"),
     "--init_from": lambda path: main(["fit", "-c", PENDULUM, *SMALL, f"--init_from={path}"]),
     "--ckpt_path": lambda path: main(["test", "-c", PENDULUM, *SMALL, f"--ckpt_path={path}"]),
     "export": lambda path: main(["export", path, "--to=exported"]),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_lightning.checkpoints import checkpoint_of_run, read
+from rl_lightning.checkpoints import checkpoint_of_run, local_file, read
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
@@ -64,8 +64,9 @@ class ReplayDataModule(EnvironmentDataModule):
         clip_rewards: store rewards clipped to [-1, 1]; the reported returns stay raw.
         buffer_on_device: keep the buffer on the learner's device instead of in memory.
         buffer_file: a new file to keep the buffer in instead of in memory; each further process adds ``.1`` and so on.
-        buffer_from: a checkpoint whose buffer to start from, a run folder (its last.ckpt, else best.ckpt), or a file
-            with ``buffer.state_dict()``, instead of `learning_starts` random steps: the first step is the policy's.
+        buffer_from: a checkpoint (file or URL) whose buffer to start from, a run folder (its last.ckpt or best.ckpt),
+            or a file with ``buffer.state_dict()``, instead of `learning_starts` random steps: the first step is the
+            policy's.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
 
@@ -308,7 +309,7 @@ def read_buffer(path: str) -> State:
     """
     file = checkpoint_of_run(path, "buffer_from", ("last", "best"))  # the last one has seen more
     try:
-        state: Any = read(file)
+        state: Any = read(local_file(file), str(file))
     except UsageError as error:
         raise UsageError(f"buffer_from={path!r} is not allowed: {error}") from error
     for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
