@@ -35,6 +35,7 @@ from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.replay.datamodule import ReplayDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
 
@@ -249,13 +250,16 @@ class RLCLI(LightningCLI):
         check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, causes)
         if self.subcommand == "fit":
             check_resumable(start.checkpoint, start.path)
-            if "buffer" in start.checkpoint.get("ReplayDataModule", {}):
+            has_buffer = "buffer" in start.checkpoint.get("ReplayDataModule", {})
+            if has_buffer:
                 self.datamodule.buffer_from = None  # the checkpoint holds what that gave
             self.save_config_kwargs = {"env_steps": start.env_steps}
             total = getattr(self.datamodule, "total_env_steps", math.inf)
             self.is_finished = start.is_finished(total, metrics_csv if self.resumes else None)
             if not self.is_finished:
                 self.model.check_learns_on(start.checkpoint, total)
+                if isinstance(self.datamodule, ReplayDataModule) and not (has_buffer or self.datamodule.buffer_from):
+                    self.datamodule.check_random_steps(start.env_steps)
             if line := check_changes(changed):
                 note(line)
 

@@ -474,8 +474,9 @@ def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
     monkeypatch.chdir(tmp_path)
     for package in packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"]):
         pytest.importorskip(package)
-    total, quick = shortened(config)
-    main(["fit", "-c", str(config), *quick, f"--data.total_env_steps={total}", "--trainer.log_every_n_steps=1"])
+    total, more, quick = shortened(config)
+    quick += ["--trainer.log_every_n_steps=1", "--trainer.logger=false"]
+    main(["fit", "-c", str(config), *quick, f"--data.total_env_steps={total}"])
     [folder] = tmp_path.glob("runs/*/*")
     last = rows(folder)[-1]
     assert total <= float(last["env_steps"]) <= total + 500  # a whole episode may go on
@@ -483,8 +484,7 @@ def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
 
     before = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
-    longer = 2 * int(float(last["env_steps"]))
-    main(["resume", str(folder), f"--data.total_env_steps={longer}", "--trainer.logger=false"])
+    main(["resume", str(folder), f"--data.total_env_steps={int(float(last['env_steps'])) + more}"])
     after = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
     weights = [name for name in before if name.endswith(".weight") and not name.startswith("target")]
     assert [name for name in weights if torch.equal(before[name], after[name])] == []
@@ -497,11 +497,12 @@ def packages_of_extras(env_id: str) -> tuple[str, ...]:
     return ("mujoco",) if "mujoco" in str(gym.spec(env_id).entry_point) else ()
 
 
-def shortened(config: Path) -> tuple[int, list[str]]:
-    """Environment steps and flags of the shortest run of a config in which everything happens."""
+def shortened(config: Path) -> tuple[int, int, list[str]]:
+    """Environment steps, more of them, and flags of the shortest run of a config in which everything happens."""
     settings = yaml.safe_load(config.read_text())
     data, model = settings["data"]["init_args"], settings["model"]["init_args"]
-    flags = ["--data.eval_episodes=1", "--data.test_episodes=1", "--model.network.hidden_sizes=[8]"]
+    flags = ["--data.eval_episodes=1", "--data.test_episodes=1", "--data.eval_max_episode_steps=30"]
+    flags.append("--model.network.hidden_sizes=[8]")
     if "compile" in model:
         flags.append("--model.compile=false")
     if settings["data"]["class_path"] == "rl_lightning.ReplayDataModule":
@@ -509,11 +510,12 @@ def shortened(config: Path) -> tuple[int, list[str]]:
         pace["batch_size"] = min(8, data["buffer_size"])
         if data["env_id"].startswith("rl_lightning.atari:"):
             flags.append("--data.env_kwargs.max_episode_steps=30")
-        return 220, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
+        again = 0 if data["save_buffer"] else 200  # random steps
+        return 220, 24 + again, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
     steps = data["rollout_steps"] and min(data["rollout_steps"], 64)
     batch = steps * data["num_envs"] if steps else 20
     pace = [f"--data.rollout_steps={steps or 'null'}", f"--data.env_steps_per_batch={batch}"]
-    return 2 * batch, [*flags, *pace, f"--data.env_steps_per_epoch={batch}"]
+    return 2 * batch, 2 * batch, [*flags, *pace, f"--data.env_steps_per_epoch={batch}"]
 
 
 BAD_INPUT = [

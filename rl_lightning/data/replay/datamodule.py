@@ -237,10 +237,27 @@ class ReplayDataModule(EnvironmentDataModule):
         if not collector.goes_on:
             self.buffer.end_episodes()
         if len(self.buffer) == 0:
+            self.check_random_steps(self.clock.env_steps)
             self._random_steps_left = self.learning_starts
         for step in collector.collect_randomly(self._random_steps_left):
             self._store(step)
             self._random_steps_left -= collector.env_steps_per_row
+
+    def check_random_steps(self, env_steps: int) -> None:
+        """Refuse to begin an empty buffer where the run would end before anything is learned.
+
+        Args:
+            env_steps: of the run so far.
+
+        Raises:
+            UsageError: a run that goes on from a checkpoint without a buffer, for no more than `learning_starts`.
+        """
+        left = self.total_env_steps - env_steps
+        advice = (
+            f"the checkpoint has no replay buffer, so random steps come first again, and the run has {left} steps "
+            "left: nothing would be learned; give more total_env_steps, or buffer_from"
+        )
+        require(self.learning_starts < left, "learning_starts", self.learning_starts, advice)
 
     def _store(self, step: Step) -> None:
         reward = np.clip(step.reward, -1.0, 1.0) if self.clip_rewards else step.reward

@@ -307,3 +307,23 @@ def test_frames_of_stacked_observations_are_kept_once():
     assert stacked.frame_stack == 3
     stacked.setup("fit")
     assert stacked.buffer.storage.obs == {}
+
+
+def test_a_run_that_goes_on_without_its_buffer_and_has_no_time_to_learn_again_is_refused(tmp_path):
+    def make(total):
+        data = counter_data(save_buffer=False, learning_starts=20, total_env_steps=total)
+        return tiny_sac(data.observation_space, data.action_space), data
+
+    trainer, path = make_trainer(), tmp_path / "last.ckpt"
+    trainer.fit(*make(40))
+    trainer.save_checkpoint(path)
+    message = (
+        r"^learning_starts=20 is not allowed: the checkpoint has no replay buffer, so random steps come first again, "
+        r"and the run has 20 steps left: nothing would be learned; give more total_env_steps, or buffer_from$"
+    )
+    with pytest.raises(UsageError, match=message):
+        make_trainer().fit(*make(60), ckpt_path=path)
+    model, data = make(62)
+    make_trainer().fit(model, data, ckpt_path=path)
+    assert model.gradient_steps > 20
+    assert data.clock.env_steps == 62
