@@ -38,6 +38,13 @@ def wait_for(folder: Path, pattern: str, run: subprocess.Popen[str]) -> Path:
     return found[0]
 
 
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     run = start(
         tmp_path, "--data.total_env_steps=1000000", "--data.learning_starts=200", TMPDIR="/dev/shm", HOME=str(tmp_path)
@@ -51,6 +58,24 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(tmp_path: Path)
     relative = last.relative_to(tmp_path)
     assert f"SIGTERM after {env_steps} environment steps: saved {relative}; go on: rl-lightning resume" in out
     assert not list(last.parent.glob(".*"))
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path: Path) -> None:
+    run = start(
+        tmp_path, "--data.total_env_steps=1000000", "--data.learning_starts=200", "--trainer.devices=2",
+        "--trainer.strategy=ddp", "--data.eval_episodes=2", "--data.test_episodes=2", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    last = wait_for(tmp_path, "checkpoints/last.ckpt", run)
+    [other] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(other), signal.SIGTERM)
+    out, errors = run.communicate()
+    assert run.returncode == 143, errors
+    assert "Traceback" not in errors
+    saved = read(last)
+    assert f"SIGTERM after {saved['rl_lightning']['env_steps']} environment steps: saved " in out
+    assert len(saved["ReplayDataModule"]["others"]) == 1
+    while is_running(other):  # it has closed its output, so it is about to end
+        time.sleep(0.02)
 
 
 def test_random_steps_that_take_long_are_cut_short(tmp_path: Path) -> None:
