@@ -1,3 +1,5 @@
+import gc
+import signal
 import tempfile
 from pathlib import Path
 
@@ -11,9 +13,17 @@ torch.set_num_threads(1)  # tiny networks; more threads only get in each other's
 
 def pytest_configure(config):
     """Deprecated calls of our own modules, these tests and what they share among them, are errors."""
+    gc.disable()  # until everything is imported, of which nothing is ever collected
     ours = "|".join(["rl_lightning", "benchmarks", *(path.stem for path in Path(__file__).parent.rglob("*.py"))])
     for kind in ["DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"]:
         config.addinivalue_line("filterwarnings", rf"error::{kind}:({ours})\b")
+
+
+def pytest_collection_finish():
+    """Let the collector look at what tests make only; imports are most of the objects."""
+    gc.freeze()
+    gc.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without it
 
 
 @pytest.fixture(autouse=True)

@@ -280,7 +280,7 @@ def test_compiled_gradients_resume_exactly_too(name: str, tmp_path: Path) -> Non
 def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(tmp_path: Path) -> None:
     def two_processes(*arguments: str) -> None:
         script = Path(__file__).with_name("two_processes.py")
-        subprocess.run([sys.executable, script, tmp_path, *arguments], check=True, timeout=300, env=ONE_THREAD)
+        subprocess.run([sys.executable, script, tmp_path, *arguments], check=True, timeout=500, env=ONE_THREAD)
 
     two_processes()
     expected = torch.load(tmp_path / "final.pt", weights_only=True)[0]

@@ -78,7 +78,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         cwd=workplace,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
         stdin=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
@@ -211,7 +211,7 @@ def test_two_processes_share_the_counting_the_weights_and_the_report(tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=500,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -273,7 +273,7 @@ def test_two_processes_share_running_statistics(tmp_path: Path) -> None:
     processes = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=false", "--trainer.accelerator=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *flags, *processes], cwd=tmp_path, capture_output=True, text=True, timeout=250, env=environment
+        [*command, *flags, *processes], cwd=tmp_path, capture_output=True, text=True, timeout=500, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert "after 96 environment steps" in done.stdout
@@ -674,7 +674,7 @@ def test_an_environment_that_fails_stops_the_run_with_its_place_and_leaves_the_c
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 1
@@ -708,7 +708,7 @@ def test_a_killed_run_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         env=environment,
     )
     assert resumed.returncode == 0, resumed.stderr

@@ -267,7 +267,7 @@ def test_it_acts_in_a_process_without_lightning_an_environment_or_the_training_p
 ) -> None:
     exported = export_policy(odd, tmp_path / "exported")
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(odd), str(exported)], capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", ALONE, str(odd), str(exported)], capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
