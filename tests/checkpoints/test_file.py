@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import stat
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -154,16 +155,23 @@ def test_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_must_not_be_written_to_is_named(tmp_path: Path) -> None:
-    write(state(1), tmp_path / "last.ckpt")
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(UsageError, match="Permission denied"):
-            write(state(2), tmp_path / "last.ckpt")
-        assert read(tmp_path / "last.ckpt")["number"] == 1
-    finally:
-        tmp_path.chmod(0o700)
+def test_a_folder_that_must_not_be_written_to_is_named() -> None:
+    own, nobody = os.geteuid(), 65534  # root may write everywhere, so it is somebody else for the moment
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are closed to others
+        folder = Path(name)
+        write(state(1), folder / "last.ckpt")
+        (folder / "last.ckpt").chmod(0o444)
+        folder.chmod(0o555)
+        os.seteuid(nobody if own == 0 else own)
+        try:
+            with pytest.raises(UsageError, match="Permission denied") as refusal:
+                write(state(2), folder / "last.ckpt")
+        finally:
+            os.seteuid(own)
+            folder.chmod(0o755)
+        assert "\n" not in str(refusal.value)
+        assert read(folder / "last.ckpt")["number"] == 1
+        assert os.listdir(folder) == ["last.ckpt"]
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:

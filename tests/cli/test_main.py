@@ -224,7 +224,7 @@ def test_two_processes_share_the_counting_the_weights_and_the_report(tmp_path: P
 def ppo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short run of a shipped config whose learning rates go to 0 with it: its folder and what it printed."""
     length = ["--data.total_env_steps=2048", "--data.env_steps_per_epoch=512", "--data.test_episodes=2"]
-    other = ["--model.compile=false", "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    other = ["--model.compile=false", "--model.n_epochs=1", "--trainer.logger=false", "--trainer.accelerator=cpu"]
     workplace, printed = tmp_path_factory.mktemp("ppo"), io.StringIO()
     with contextlib.chdir(workplace), contextlib.redirect_stdout(printed):
         main(["fit", "-c", str(ROOT / "configs/ppo/cartpole.yaml"), *length, *other])
