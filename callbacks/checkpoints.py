@@ -25,6 +25,9 @@ class Checkpoints(Checkpoint):
     then ends the process (see `Signals`). These fall before anything of a training batch is done. A file is written
     once: others of the same moment are links to it.
 
+    From Python go on with ``trainer.fit(..., ckpt_path=checkpoints.last_model_path)``. Lightning's ``ckpt_path="last"``
+    finds what its ModelCheckpoint has saved and nothing else: it warns, and begins anew.
+
     Args:
         dirpath: folder of the files; by default ``checkpoints`` in the folder of the first logger, else of the trainer.
         monitor: the metric that tells the best.
