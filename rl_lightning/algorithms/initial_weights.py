@@ -10,7 +10,7 @@ from rl_lightning.checkpoints import KEY, check_signature, checkpoint_of_run, lo
 from rl_lightning.errors import UsageError, require
 from rl_lightning.networks import Temperature
 from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer
-from rl_lightning.policies.description import check_described, check_description, network_of, spaces_of
+from rl_lightning.policies.description import check_described, check_description, network_and_spaces
 from rl_lightning.policies.folder import DESCRIPTION, FILES, read_folder, weights_from_bytes
 from rl_lightning.spaces import learners_actions
 from rl_lightning.types import State
@@ -80,15 +80,22 @@ def initial_weights(
     _check_wanted(wanted, names.parts, expected["algorithm"])
     checkpoint = load_checkpoint(checkpoint_of_run(path, "init_from"), {})
     found, saved = checkpoint[KEY], checkpoint["state_dict"]
-    spaces = {what: space for what, space in expected.items() if what != "algorithm"}
+    spaces = _without_algorithm(expected)
     if wanted is None:
         same_spaces = all(found.get(what) == space for what, space in spaces.items())
         fitting = [part for part in names.parts if same_spaces and not _differences([part], saved, own, names)]
-        advice = f"; of this one {', '.join(fitting)} would fit: give init_parts=[{','.join(fitting)}]"
-        check_signature(found, expected, str(path), advice if fitting else "")
+        check_signature(found, expected, str(path), _advice(fitting) if fitting else "")
     else:
         check_signature(found, spaces, str(path))
     return _chosen(path, wanted, saved, own, names)
+
+
+def _without_algorithm(expected: dict[str, str]) -> dict[str, str]:
+    return {what: space for what, space in expected.items() if what != "algorithm"}
+
+
+def _advice(fitting: Sequence[str]) -> str:
+    return f"; of this one {', '.join(fitting)} would fit: give init_parts=[{','.join(fitting)}]"
 
 
 def is_export(path: str | Path) -> bool:
@@ -129,15 +136,16 @@ def exported_weights(
             f"init_from={str(path)!r} is an export, and this run's network is not one that can be compared with it: "
             f"{reason}; give the checkpoint that it came from"
         )
-    observation_space, action_space = spaces_of(found)
+    weights = weights_from_bytes(content, str(path))
+    network, (observation_space, action_space) = network_and_spaces(str(path), found, weights, len(content))
     whose = signature(found["algorithm"], observation_space, learners_actions(action_space)[0])
-    ignored = "algorithm" if wanted is not None else None
-    check_signature(whose, {what: value for what, value in expected.items() if what != ignored}, str(path))
-    network = network_of(found, weights_from_bytes(content, str(path)), len(content))
+    check_signature(whose, _without_algorithm(expected), str(path))
     theirs = description["weights"]
     saved = {theirs.get(name, name): tensor for name, tensor in network.state_dict().items()}
     held = {name: own[name] for name in own if name in theirs.values() or _source(name, (), names) in theirs.values()}
     parts = [part for part in names.parts if _of_parts(held, [part], names)]
+    if wanted is None:
+        check_signature(whose, expected, str(path), "" if _differences(parts, saved, held, names) else _advice(parts))
     absent = [part for part in wanted or () if part not in parts]
     require(not absent, "init_parts", absent, f"{str(path)!r} is an export, which holds {', '.join(parts)} alone")
     chosen = _chosen(path, parts if wanted is None else wanted, saved, held, names)

@@ -151,9 +151,19 @@ def policy_from(path: str, description: State, weights: Weights, limit: int, see
     Raises:
         UsageError: naming the file, where it is no policy's.
     """
+    network, spaces = network_and_spaces(path, description, weights, limit)
+    return check_that_it_acts(policy_of(network, description, *spaces, seed), path)
+
+
+def network_and_spaces(
+    path: str, description: State, weights: Weights, limit: int
+) -> tuple[PolicyNetwork, tuple[Space, Space]]:
+    """As of `network_of`, and of `spaces_of`.
+
+    Raises:
+        UsageError: naming the file, where it is no policy's.
+    """
     try:
-        network = network_of(description, weights, limit)
-        spaces = spaces_of(description)
+        return network_of(description, weights, limit), spaces_of(description)
     except (UsageError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise UsageError(f"policy {path!r} cannot be made: {one_line(error) or type(error).__name__}") from error
-    return check_that_it_acts(policy_of(network, description, *spaces, seed), path)

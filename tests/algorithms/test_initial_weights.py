@@ -300,7 +300,13 @@ def test_an_export_gives_its_policy_and_statistics_of_observations_and_the_rest_
             r"^init_parts=\['q'\] is not allowed: '.*' is an export, which holds policy alone$",
         ),
         (PPO, PPO, {}, ["value"], "^init_parts=.*which holds policy alone$"),
-        (SAC, SACv2, {}, None, "^checkpoint '.*' is of algorithm SAC, this run has SACv2: "),
+        (
+            SAC,
+            SACv2,
+            {},
+            None,
+            r"of algorithm SAC, this run has SACv2: .*; of this one policy would fit: give init_parts=\[policy\]$",
+        ),
         (DQN, SAC, {}, ["policy"], "is of action space Discrete.*, this run has Box"),
         (
             SAC,
