@@ -1,4 +1,4 @@
-"""HalfCheetah-v5 with another gravity, for benchmarks.fine_tuning: the environment `benchmarks.gravity:HalfCheetahGravity-v5`."""
+"""HalfCheetah-v5 with another gravity: `benchmarks.gravity:HalfCheetahGravity-v5`, for benchmarks.fine_tuning."""
 
 import gymnasium
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
