@@ -64,7 +64,7 @@ TASKS = {
         change=("data.env_id=benchmarks.gravity:HalfCheetahGravity-v5", "data.env_kwargs.gravity=-14.715"),
         budget=100_000,
         target_before=None,
-        target=4_000.0,
+        target=5_000.0,
         one_before=True,
     ),
 }
