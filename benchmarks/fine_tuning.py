@@ -234,7 +234,7 @@ def plot(task: Task, output: Path, picture: Path) -> None:
             label = {"label": name if name == "fine-tuned" else "from scratch"} if number == 0 else {}
             axes.plot(*zip(*run["curve"], strict=True), color=color, linewidth=1.2, marker=".", **label)
     axes.axhline(task.target, color="black", linestyle="--", linewidth=1, label=f"target {task.target:g}")
-    axes.set(xlabel="environment steps", ylabel="evaluation return", title=" ".join(task.change))
+    axes.set(xlabel="environment steps", ylabel="evaluation return", title=task.change[-1])
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(picture, dpi=100)
