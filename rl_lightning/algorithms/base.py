@@ -529,7 +529,7 @@ class Algorithm(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another learner's checkpoint; of optimizers and schedulers take the state, not the settings."""
         check_signature(checkpoint.get(KEY, {}), self.signature, "to load")
-        path = str(self.trainer.ckpt_path) if self._trainer is not None else "to load"
+        path = str(self.trainer.ckpt_path) if self.clock.total else "to load"
         check_networks(checkpoint["state_dict"], self.state_dict(), path)
         self.gradient_steps = checkpoint[KEY]["gradient_steps"]
         if self.clock.total == 0:  # no trainer has set this learner up

@@ -39,10 +39,11 @@ class Numbered:
 
 
 def replay(env_steps=0, collector=Numbered, **settings):
+    """With a buffer as random steps leave it, after so many environment steps."""
     data = counter_data(**settings)
     data.setup("fit")
-    data.clock.env_steps = env_steps
     data.attach(collector(data))
+    data.clock.env_steps = env_steps
     return data
 
 
