@@ -211,10 +211,10 @@ LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "DQN, stacked frames of Atari": (
         lambda: learner(
             DQN,
-            replay("rl_lightning.atari:Atari-v0", total_env_steps=120, env_steps_per_epoch=120),
+            replay("rl_lightning.atari:Atari-v0", total_env_steps=70, env_steps_per_epoch=70),
             target_update_interval=7,
         ),
-        (8, 50),
+        (8, 25),
     ),
     "TD3, MuJoCo": (lambda: learner(TD3, replay("Hopper-v5")), (8, 133)),
     "DQN, toy text": (lambda: learner(DQN, replay("Taxi-v4", env_kwargs={"is_rainy": True})), (8, 133)),

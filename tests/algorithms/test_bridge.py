@@ -496,9 +496,8 @@ def test_critic_and_variance_take_every_kind_of_observation(obs):
     data = RolloutReplayDataModule("toys:Spaces-v0", env_kwargs, rollout_steps=6, total_env_steps=12)
     spaces = data.observation_space, data.action_space
     estimator = partial(InterpolatedPolicyGradient, 0.5, True, "replay")
-    model = PPO(
-        *spaces, batch_size=3, network=SMOOTH, estimator=estimator, critic=CRITIC, gradient_variance=True, compile=False
-    )
+    settings = {"batch_size": 3, "n_epochs": 1, "network": SMOOTH, "compile": False}
+    model = PPO(*spaces, **settings, estimator=estimator, critic=CRITIC, gradient_variance=True)
     fit(model, data)
     assert model.gradient_steps > 0
     assert all(metric.isfinite() for metric in model.metrics.values())

@@ -199,7 +199,7 @@ FAULTS = [
 @example(fault="end:kill", at=8, obs="real", info="none", restarts=0, num_envs=2)
 @example(fault="end:leave", at=8, obs="real", info="lambda", restarts=1, num_envs=2)
 @settings(
-    max_examples=12,
+    max_examples=8,
     phases=[Phase.explicit, Phase.generate],  # to make a failure smaller takes minutes
     deadline=None,
     derandomize=True,
