@@ -48,9 +48,6 @@ def _is_of_user(error: BaseException) -> bool:
 
 
 def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where it passed through files that are no library's."""
+    """Where it passed through files that are no library's; compiled modules give their files names of their own."""
     frames = traceback.extract_tb(error.__traceback__)
-    files = [
-        frame for frame in frames if Path(frame.filename).is_absolute()
-    ]  # compiled modules give names of their own
-    return [frame for frame in files if not frame.filename.startswith(LIBRARIES)]
+    return [each for each in frames if Path(each.filename).is_absolute() and not each.filename.startswith(LIBRARIES)]
