@@ -19,6 +19,7 @@ QUICK = [
     "--data.eval_episodes=1",
     "--data.test_episodes=2",
     "--model.compile=false",
+    "--trainer.logger=false",
 ]
 
 

@@ -515,6 +515,8 @@ def shortened(config: Path) -> tuple[int, int, list[str]]:
     steps = data["rollout_steps"] and min(data["rollout_steps"], 64)
     batch = steps * data["num_envs"] if steps else 20
     pace = [f"--data.rollout_steps={steps or 'null'}", f"--data.env_steps_per_batch={batch}"]
+    if settings["data"]["class_path"] == "rl_lightning.RolloutReplayDataModule":
+        pace.append("--data.replay_ratio=0.125")
     return 2 * batch, 2 * batch, [*flags, *pace, f"--data.env_steps_per_epoch={batch}"]
 
 
