@@ -8,8 +8,6 @@ import torch
 from toys import CounterEnv
 from website import serve
 
-torch.set_num_threads(1)  # tiny networks; more threads only get in each other's way
-
 
 def pytest_configure(config):
     """Deprecated calls of our own modules, these tests and what they share among them, are errors."""
@@ -20,9 +18,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Let the collector look at what tests make only; imports are most of the objects."""
+    """Let the collector look at what tests make only, imports are most of the objects; and torch have one thread.
+
+    Networks are tiny, and torch hangs in a fork of a process in which it has several. Importing quantecon sets several.
+    """
     gc.freeze()
     gc.enable()
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without it
 
 

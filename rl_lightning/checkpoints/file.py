@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
 
 import torch
@@ -189,7 +190,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, nobody holds the file for abandoned
             yield file
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            _take_its_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -199,6 +200,18 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _take_its_place(temporary: Path, path: Path) -> None:
+    """`os.replace`, but a thread frees the blocks of the file that was there, which takes a quarter of a write."""
+    replaced = None
+    with suppress(OSError):  # there is none, or it may not be read
+        replaced = os.open(path, os.O_RDONLY)
+    try:
+        os.replace(temporary, path)
+    finally:
+        if replaced is not None:
+            Thread(target=os.close, args=(replaced,)).start()
 
 
 def _remove_abandoned(folder: Path) -> None:
