@@ -349,25 +349,29 @@ class Algorithm(LightningModule, ABC):
         self.check_finite()
 
     def compute_gradients(self, *batch: Any) -> Gradients:
-        """`gradients`, as `compute` runs it."""
+        """`gradients`, as `compute` runs it: averaged over processes."""
         return self.compute(self.gradients, *batch)
 
     def compute(self, gradients: Callable[..., Gradients], *batch: Any) -> Gradients:
-        """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
+        """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by.
+
+        Of several processes each finds its own; gradients and `approx_kl` are the mean of all, in one exchange.
+        """
         name = gradients.__qualname__
         if name not in self._computes:
             run = detached(gradients)
             self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
-        return Gradients(of, metrics, td_error, approx_kl)
+        found = Gradients(of, metrics, td_error, approx_kl)
+        return found if self._processes == 1 else found.averaged(self.mean_over_processes)
 
     def step(self, name: str, found: Gradients) -> None:
-        """Move the learned network of this name by its gradients, averaged over processes; its schedule moves on.
+        """Move the learned network of this name by its gradients; its schedule moves on.
 
         Nothing of it happens while the network is frozen.
         """
         if not self.is_frozen(name):
-            self._steppers[name](self.mean_over_processes(found.of[name]))
+            self._steppers[name](found.of[name])
 
     def end_gradient_step(self, found: Gradients) -> None:
         """Note the metrics, and call `on_gradient_step_end`: now `PolyakAveraging` lets targets follow."""
@@ -390,9 +394,10 @@ class Algorithm(LightningModule, ABC):
         """The mean of each tensor over all processes, in one exchange."""
         if self._processes == 1:
             return tensors
-        mean = self.trainer.strategy.reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+        # not by Lightning's strategy, whose processes wait for each other before they exchange too
+        total = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(total)
+        parts = torch.split(total.div_(self._processes), [tensor.numel() for tensor in tensors])
         return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -466,7 +471,7 @@ class Algorithm(LightningModule, ABC):
         row["env_steps"] = float(self.env_steps)
         if self.trainer.loggers:
             row["step"] = float(self.env_steps)  # what Lightning takes for the loggers' x-axis
-        self.log_dict(row)
+        self.log_dict(row, sync_dist=True)  # all have the same already; or Lightning warns of each
 
     # Checkpoints
 

@@ -40,6 +40,13 @@ class Gradients(NamedTuple):
             approx_kl=None if self.approx_kl is None else self.approx_kl.detach(),
         )
 
+    def averaged(self, mean: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> Self:
+        """The same, but gradients and `approx_kl` are averaged over processes, by one `mean`."""
+        every = [gradient for own in self.of.values() for gradient in own]
+        averages = iter(mean((*every, *(() if self.approx_kl is None else (self.approx_kl,)))))
+        of = {name: tuple(next(averages) for _ in own) for name, own in self.of.items()}
+        return self._replace(of=of, approx_kl=next(averages, None))
+
 
 def detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
     """The same function, as a compiler takes it: a tuple without the graph that the gradients were found by."""

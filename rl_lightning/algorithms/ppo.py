@@ -151,14 +151,10 @@ class PPO(Algorithm):
                 self.step("policy", found)  # up L^CLIP + c_2 S
                 self.step("value", found)  # down c_1 L^VF
                 self.end_gradient_step(found)
-                if self.target_kl is not None and self.mean_kl(found) > 1.5 * self.target_kl:
+                assert found.approx_kl is not None  # KL(π_old ‖ π) at the minibatch, of all processes
+                if self.target_kl is not None and found.approx_kl.item() > 1.5 * self.target_kl:
                     break
             self.networks.observe(rollout, self.gather)
-
-    def mean_kl(self, found: Gradients) -> float:
-        """The estimate of KL(π_old ‖ π) at a minibatch, of all processes."""
-        assert found.approx_kl is not None
-        return self.mean_over_processes((found.approx_kl,))[0].item()
 
     def present_clip_range(self) -> Tensor:
         """ε at this time of the run, a scalar tensor: a compiled graph is made anew for each value of a number."""

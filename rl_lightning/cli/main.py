@@ -35,6 +35,7 @@ from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.data.processes import lost_a_process
 from rl_lightning.data.replay.datamodule import ReplayDataModule
 from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
@@ -352,6 +353,11 @@ def main(args: list[str] | None = None) -> None:
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except RuntimeError as error:
+        if not lost_a_process(error):
+            raise
+        wandb.finish(exit_code=1)
+        sys.exit("error: another process of this run has ended, so this one does too: what it printed says why")
     except SystemExit as stop:  # a signal, or a mistake in the command line
         wandb.finish(exit_code=stop.code if isinstance(stop.code, int) else 1)
         raise

@@ -28,7 +28,9 @@ def report(run_dir: Path, trainer: Trainer, env_steps: int, result: Mapping[str,
     if offline := " ".join(quote(str(path)) for path in sorted(run_dir.glob("wandb/offline-run-*"))):
         lines.append(f"  W&B       {program_name('wandb')} sync {offline}")
     if saved:
-        more = f"--data.total_env_steps={2 * trainer.datamodule.total_env_steps}"  # type: ignore[attr-defined]
+        total: int = trainer.datamodule.total_env_steps  # type: ignore[attr-defined]
+        # a batch of many processes may have gone far beyond it
+        more = f"--data.total_env_steps={2 * (total if env_steps < 2 * total else env_steps)}"
         config, best = quote(str(run.config)), quote(str(_best(trainer, saved)))
         lines.append(f"  resume    {program} resume {quote(str(run_dir))} {more}")
         lines.append(f"  evaluate  {program} test -c {config} --ckpt_path={best}")

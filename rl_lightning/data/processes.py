@@ -22,5 +22,10 @@ def of_this_process(states: list[State]) -> State:
     return states[rank] if rank < len(states) else states[0]
 
 
+def lost_a_process(error: RuntimeError) -> bool:
+    """Whether an exchange failed because another process is no longer there; gloo says so in the text alone."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from rl_lightning.fast import switch
@@ -16,12 +16,12 @@ def step_of(optimizer: LightningOptimizer, module: LightningModule, trainer: Tra
     """The optimizer's `step`, past Lightning's strategy where it would do no more than call it.
 
     Lightning asks every callback for `on_before_optimizer_step`, which takes longer than a small network's step. Where
-    no callback and no learner has that hook, and one device trains, nobody would be asked.
+    no callback and no learner has that hook, nobody would be asked. Of several processes the gradients are their mean.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     hook = "on_before_optimizer_step"
     asked = is_overridden(hook, module) or any(is_overridden(hook, callback, Callback) for callback in callbacks)
-    if asked or type(trainer.strategy) is not SingleDeviceStrategy or not switch.is_on():
+    if asked or not _only_steps(trainer.strategy) or not switch.is_on():
         return optimizer.step
     step = optimizer.optimizer.step  # as schedulers have wrapped it
 
@@ -31,6 +31,13 @@ def step_of(optimizer: LightningOptimizer, module: LightningModule, trainer: Tra
         optimizer._on_after_step()
 
     return counted
+
+
+def _only_steps(strategy: Strategy) -> bool:
+    """Whether a strategy does nothing but step the optimizer, as long as nobody has the hook."""
+    if type(strategy) is DDPStrategy:
+        return strategy._model_averager is None
+    return type(strategy) is SingleDeviceStrategy
 
 
 def has_bf16_arithmetic() -> bool:
