@@ -28,7 +28,7 @@ MARGIN = 1.1  # how many times as fast another library has to be; a smaller gain
 ALLOWED_ERROR = 4.0  # times torch's own: adding in another order alone makes 2.3, bf16 ten thousand
 LEAST_ERROR = torch.finfo(torch.float32).eps / 2  # of rounding once, below which nothing is compared
 ROUNDS, TURN = 10, 3  # times that each library has its turn, and products in one turn
-ENOUGH = 0.02  # seconds for one product, after which three rounds do
+ENOUGH = 0.01  # seconds for one product, after which three rounds do
 
 _MATMUL: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at run time
 
