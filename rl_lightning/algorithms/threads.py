@@ -15,7 +15,7 @@ def are_crowded(threads: int, cores: int, load: float, own_seconds: float) -> bo
         threads: torch's.
         cores: that this process may use.
         load: mean number of processes that wanted one of them in the last minute.
-        own_seconds: of processor time that this process has used, at most that share of the minute's load is its own.
+        own_seconds: of processor time that this process has used; a sixtieth of it is the most that the load has of it.
     """
     of_others = max(0.0, load - own_seconds / 60)
     return threads > 1 and cores - of_others < threads / 2
@@ -39,6 +39,6 @@ def warn_of_crowd(device: torch.device) -> None:
         ):
             rank_zero_warn(
                 f"torch has {torch.get_num_threads()} threads, but other programs use this machine's {machine} cores "
-                f"(load {load:.1f}), and threads that wait for each other can be a hundred times slower: set "
+                f"(load {load:.1f}), and threads that wait for each other are many times slower: set "
                 "OMP_NUM_THREADS=1, or call torch.set_num_threads(1)"
             )
