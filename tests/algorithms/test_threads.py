@@ -72,6 +72,12 @@ def test_a_process_that_may_use_some_cores_has_its_share_of_the_load(machine):
 
 
 @pytest.mark.filterwarnings("error")
+def test_so_a_load_above_its_cores_may_leave_them_free(machine):
+    machine(cores=8, own=2, load=3.0, threads=2)  # 0.75 of its own two
+    warn_of_crowd(CPU)
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_machine_that_does_not_know_its_load_is_not_spoken_of(machine, monkeypatch):
     machine(cores=2, own=2, load=9.0, threads=2)
 
