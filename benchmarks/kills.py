@@ -219,6 +219,7 @@ def main() -> None:
     args.output.mkdir(parents=True)
     killer, results = random.Random(args.seed), []
     os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("RL_LIGHTNING_PRODUCTS", "torch")  # whole and killed runs do not choose by the clock
     with tqdm(total=args.kills, unit="kill") as bar:
         for turn in range(10_000):
             name = args.tasks[turn % len(args.tasks)]

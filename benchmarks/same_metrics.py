@@ -79,7 +79,13 @@ def record(checkout: Path, output: Path, eager: bool, only: str) -> None:
             run = subprocess.run(
                 [sys.executable, "-m", "rl_lightning", "fit", "-c", str(short), root, "--trainer.accelerator=cpu"],
                 cwd=checkout,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout), "WANDB_MODE": "disabled"},
+                env=os.environ
+                | {
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(checkout),
+                    "RL_LIGHTNING_PRODUCTS": "torch",  # not chosen by the clock
+                    "WANDB_MODE": "disabled",
+                },
                 capture_output=True,
                 text=True,
             )

@@ -5,6 +5,7 @@ from rl_lightning.callbacks.environment_interaction import EnvironmentInteractio
 from rl_lightning.callbacks.freezing import Freeze
 from rl_lightning.callbacks.metrics_csv import MetricsCSV
 from rl_lightning.callbacks.polyak_averaging import PolyakAveraging
+from rl_lightning.callbacks.products import Products
 from rl_lightning.callbacks.progress_bar import EnvStepsProgressBar
 from rl_lightning.callbacks.signals import Signals
 
@@ -15,5 +16,6 @@ __all__ = [
     "Freeze",
     "MetricsCSV",
     "PolyakAveraging",
+    "Products",
     "Signals",
 ]

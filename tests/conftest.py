@@ -1,4 +1,5 @@
 import gc
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -10,7 +11,11 @@ from website import serve
 
 
 def pytest_configure(config):
-    """Deprecated calls of our own modules, these tests and what they share among them, are errors."""
+    """Deprecated calls of our own modules, these tests and what they share among them, are errors.
+
+    No run chooses a library by the clock: many are compared to the last bit.
+    """
+    os.environ["RL_LIGHTNING_PRODUCTS"] = "torch"
     gc.disable()  # until everything is imported, of which nothing is ever collected
     ours = "|".join(["rl_lightning", "benchmarks", *(path.stem for path in Path(__file__).parent.rglob("*.py"))])
     for kind in ["DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"]:

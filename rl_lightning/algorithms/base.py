@@ -37,8 +37,9 @@ from rl_lightning.algorithms.learned import (
 )
 from rl_lightning.algorithms.precision import warn_of_emulation
 from rl_lightning.algorithms.ranges import check_ranges
+from rl_lightning.algorithms.threads import warn_of_crowd
 from rl_lightning.algorithms.trainer_settings import check_trainer
-from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging, Signals
+from rl_lightning.callbacks import EnvironmentInteraction, MetricsCSV, PolyakAveraging, Products, Signals
 from rl_lightning.callbacks.monitors import EnvStepsLearningRateMonitor
 from rl_lightning.checkpoints import (
     KEY,
@@ -140,6 +141,8 @@ class Algorithm(LightningModule, ABC):
         self._targets: list[tuple[nn.Module, nn.Module]] = []
         self._online: set[str] = set()  # names of the learned networks that have a target
         self._interaction = EnvironmentInteraction()
+        self._products = Products()
+        self._first_hooks: list[Callable[..., None]] = []
         self._episodes = EpisodeStatistics()
 
     @classmethod
@@ -260,7 +263,12 @@ class Algorithm(LightningModule, ABC):
         """
         stage = self.trainer.state.fn
         check_trainer(self.trainer, str(stage and stage.value), self, self.trainer.datamodule)  # type: ignore[attr-defined]
-        own = [Signals(), self._interaction, *([self.polyak_averaging] if self.polyak_averaging else [])]
+        own = [
+            Signals(),
+            self._interaction,
+            self._products,
+            *([self.polyak_averaging] if self.polyak_averaging else []),
+        ]
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         monitors = [EnvStepsLearningRateMonitor(each) for each in present if type(each) is LearningRateMonitor]
         return [mine for mine in own if not any(isinstance(each, type(mine)) for each in present)] + monitors
@@ -287,6 +295,7 @@ class Algorithm(LightningModule, ABC):
             self.gradient_steps, self.metrics = 0, {}
             self.clock.env_steps, self.clock.interrupted = 0, 0
             self.frozen.begin(type(self).__name__)
+            warn_of_crowd(self.trainer.strategy.root_device)
         self._computes = {}
 
     def on_fit_start(self) -> None:
@@ -336,6 +345,11 @@ class Algorithm(LightningModule, ABC):
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if hasattr(callback, "on_gradient_step_end")
         ]
+        self._first_hooks = [
+            callback.on_first_gradients
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if hasattr(callback, "on_first_gradients")
+        ]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One training batch, at the learning rates of this time."""
@@ -359,6 +373,8 @@ class Algorithm(LightningModule, ABC):
         """
         name = gradients.__qualname__
         if name not in self._computes:
+            for on_first_gradients in self._first_hooks:
+                on_first_gradients(self.trainer, self, gradients, batch)
             run = detached(gradients)
             self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -10,6 +11,7 @@ from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.callbacks import Freeze
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
+from rl_lightning.fast.products import check_asked
 from rl_lightning.fast.settings import hidden_settings
 
 STAGES = {"validate": "val", "test": "test", "predict": "predict"}  # each with what Lightning calls it in a setting
@@ -51,6 +53,8 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
         UsageError: naming setting or hook, and what does the same.
     """
     check_precision(trainer.precision)
+    if stage == "fit":
+        check_asked(isinstance(trainer.accelerator, CPUAccelerator), trainer.precision)
     require(
         isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy),
         "trainer.strategy",
