@@ -32,6 +32,7 @@ from rl_lightning.algorithms.learned import (
     grad,
     grads,
     has_ended,
+    kept,
     trainable,
     with_parameters,
 )
@@ -57,7 +58,7 @@ from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.environments.episodes import play_episodes, record_episode
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
-from rl_lightning.fast.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager, writes_over_results
 from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
@@ -353,11 +354,17 @@ class Algorithm(LightningModule, ABC):
         return self.compute(self.gradients, *batch)
 
     def compute(self, gradients: Callable[..., Gradients], *batch: Any) -> Gradients:
-        """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by."""
+        """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by.
+
+        With CUDA graphs the gradients themselves are good until the next call.
+        """
         name = gradients.__qualname__
         if name not in self._computes:
             run = detached(gradients)
-            self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
+            if self.compile_gradients:
+                run = compiled_or_eager(run, self.device)
+                run = kept(run) if writes_over_results(self.device) else run
+            self._computes[name] = run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
         return Gradients(of, metrics, td_error, approx_kl)
 
