@@ -1,4 +1,4 @@
-"""The switch that turns every trick of this room off, so that a doubt is settled in a minute; and that of CUDA graphs."""
+"""The switch that turns every trick of this room off, so that a doubt is settled in a minute; one of CUDA graphs."""
 
 import os
 from functools import cache
