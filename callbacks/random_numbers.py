@@ -21,7 +21,8 @@ def random_numbers() -> State:
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
     }
     # asking a GPU that nothing has used yet would take memory of it
-    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return state | ({"cuda": torch.cuda.get_rng_state()} if used else {})
 
 
 def set_random_numbers(state: State) -> None:

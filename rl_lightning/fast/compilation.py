@@ -87,7 +87,8 @@ def compiled_or_eager(function: Callable[..., R], device: torch.device = CPU) ->
             try:
                 with tracing_autograd:
                     if is_cuda_graph:
-                        torch.compiler.cudagraph_mark_step_begin()  # nothing waits for what an earlier call returned
+                        # nothing waits for what an earlier call returned
+                        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                     return compiled(*args)
             except _FAILURES as error:
                 failed = True
