@@ -126,7 +126,7 @@ class ReplayBuffer:
         staged.terminated[...], staged.truncated[...] = terminated, truncated
         np.logical_or(terminated, truncated, out=self._ended)
         first = row * self.num_envs
-        self._memory[first : first + self.num_envs].copy_(self._staged, non_blocking=True)  # as `to_device` has it
+        self._memory[first : first + self.num_envs].copy_(to_device(self._staged, self.device))
         self.steps += 1
         self.filled_rows = min(self.filled_rows + 1, self.rows)
         if self._priorities:
