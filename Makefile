@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 
-.PHONY: train test check bench clean
+.PHONY: train test check bench gpu clean
 .NOTPARALLEL:  # two pips must not write one environment at once
 
 train: $(VENV)/.train
@@ -24,6 +24,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.on_policy
 	$(BIN)/python -m benchmarks.off_policy
+
+# tests and benchmark on a GPU: torch is PyPI's, which is built for CUDA on Linux
+gpu: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m gpu --numprocesses 8
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -15,6 +15,7 @@ theirs. Time is taken inside the process, after the warm-up: starting Python and
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 from tqdm import tqdm
@@ -54,8 +56,8 @@ class Result(NamedTuple):
     replay_bytes: int  # of a full replay memory
 
 
-def run_ours(length: Length) -> Result:
-    """Train ours."""
+def make_ours(length: Length, compile: bool = True) -> tuple[DQN, ReplayDataModule]:
+    """Our learner and its data."""
     total = length.warmup + length.steps
     data = ReplayDataModule(
         "rl_lightning.atari:Atari-v0",
@@ -78,11 +80,18 @@ def run_ours(length: Length) -> Result:
         max_grad_norm=10.0,
         exploration=partial(EpsilonGreedy, final_eps=0.01),
         network=partial(MLP, hidden_sizes=()),
+        compile=compile,
     )
+    return model, data
+
+
+def run_ours(length: Length) -> Result:
+    """Train ours."""
+    model, data = make_ours(length)
     return Result(fit(model, data), data.buffer.nbytes)
 
 
-def run_sb3(length: Length) -> Result:
+def run_sb3(length: Length, device: str = "cpu", callbacks: Sequence[BaseCallback] = ()) -> Result:
     """Train Stable-Baselines3's at the same settings."""
     gym.register_envs(ale_py)
     total = length.warmup + length.steps
@@ -98,11 +107,11 @@ def run_sb3(length: Length) -> Result:
         target_update_interval=1_000,
         exploration_fraction=0.1,
         exploration_final_eps=0.01,
-        device="cpu",
+        device=device,
     )
     clock = SB3Clock()
     # one collection more, whose start is the end of the last that is timed
-    model.learn(total + TRAIN_FREQ, callback=clock)
+    model.learn(total + TRAIN_FREQ, callback=[clock, *callbacks])
     return Result(clock.marks, bytes_of_sb3(model.replay_buffer))
 
 

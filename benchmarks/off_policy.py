@@ -9,6 +9,7 @@ Each with the same settings on both sides, one environment:
 - sac-halfcheetah: the same, without V and with a learned temperature, which is Stable-Baselines3's SAC.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks import throughput
 from benchmarks.throughput import Marks, SB3Clock, compare, fit
@@ -86,7 +88,7 @@ def run_ours(name: str) -> Marks:
     return fit(*make_ours(name))
 
 
-def run_sb3(name: str) -> Marks:
+def run_sb3(name: str, device: str = "cpu", callbacks: Sequence[BaseCallback] = ()) -> Marks:
     """Train Stable-Baselines3's at the same settings."""
     task = TASKS[name]
     make = partial(
@@ -99,12 +101,12 @@ def run_sb3(name: str) -> Marks:
         train_freq=task.train_freq,
         gradient_steps=round(task.train_freq * task.replay_ratio),
         policy_kwargs={"net_arch": list(task.hidden_sizes)},
-        device="cpu",
+        device=device,
     )
     model: BaseAlgorithm = make(learning_rate=2.3e-3) if task.env_id == "CartPole-v1" else make()
     clock = SB3Clock()
     # one collection more, whose start is the end of the last that is timed
-    model.learn(task.warmup + task.steps + task.train_freq, callback=clock)
+    model.learn(task.warmup + task.steps + task.train_freq, callback=[clock, *callbacks])
     return clock.marks
 
 

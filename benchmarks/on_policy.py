@@ -6,12 +6,14 @@ libraries have separate policy and value networks of 64x64 tanh (ours with an op
 both).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 from lightning.pytorch import LightningModule
 from stable_baselines3 import A2C as SB3A2C
 from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks import throughput
@@ -40,8 +42,8 @@ TASKS = {
 }
 
 
-def run_ours(name: str) -> Marks:
-    """Train ours."""
+def make_ours(name: str, compile: bool = True) -> tuple[LightningModule, RolloutDataModule]:
+    """Our learner and its data."""
     task = TASKS[name]
     total = task.warmup + task.steps
     data = RolloutDataModule(
@@ -54,7 +56,7 @@ def run_ours(name: str) -> Marks:
     )
     spaces = data.observation_space, data.action_space
     if name == "a2c-cartpole":
-        model: LightningModule = A2C(*spaces, network=NETWORK)
+        model: LightningModule = A2C(*spaces, network=NETWORK, compile=compile)
     elif name == "ppo-cartpole":
         optimizer = partial(FusedAdam, lr=1e-3, eps=1e-5)
         model = PPO(
@@ -66,18 +68,24 @@ def run_ours(name: str) -> Marks:
             network=NETWORK,
             policy_optimizer=optimizer,
             value_optimizer=optimizer,
+            compile=compile,
         )
     else:
-        model = PPO(*spaces, network=NETWORK)
-    return fit(model, data)
+        model = PPO(*spaces, network=NETWORK, compile=compile)
+    return model, data
 
 
-def run_sb3(name: str) -> Marks:
+def run_ours(name: str) -> Marks:
+    """Train ours."""
+    return fit(*make_ours(name))
+
+
+def run_sb3(name: str, device: str = "cpu", callbacks: Sequence[BaseCallback] = ()) -> Marks:
     """Train Stable-Baselines3's at the same settings."""
     task = TASKS[name]
     envs = make_vec_env(task.env_id, task.num_envs)
     if name == "a2c-cartpole":
-        model: SB3A2C | SB3PPO = SB3A2C("MlpPolicy", envs, device="cpu")
+        model: SB3A2C | SB3PPO = SB3A2C("MlpPolicy", envs, device=device)
     elif name == "ppo-cartpole":
         model = SB3PPO(
             "MlpPolicy",
@@ -88,13 +96,13 @@ def run_sb3(name: str) -> Marks:
             n_epochs=20,
             gamma=0.98,
             gae_lambda=0.8,
-            device="cpu",
+            device=device,
         )
     else:
-        model = SB3PPO("MlpPolicy", envs, device="cpu")
+        model = SB3PPO("MlpPolicy", envs, device=device)
     clock = SB3Clock()
     # one rollout more, whose start is the end of the last that is timed
-    model.learn(task.warmup + task.steps + task.num_envs * task.rollout_steps, callback=clock)
+    model.learn(task.warmup + task.steps + task.num_envs * task.rollout_steps, callback=[clock, *callbacks])
     return clock.marks
 
 

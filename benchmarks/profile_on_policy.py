@@ -48,7 +48,7 @@ def main() -> None:
         return envs
 
     compiled_or_eager, make_vec_env = algorithms.compiled_or_eager, data.make_vec_env
-    algorithms.compiled_or_eager = lambda function: timed("gradients (compiled)", compiled_or_eager(function))  # type: ignore[assignment]
+    algorithms.compiled_or_eager = lambda *of: timed("gradients (compiled)", compiled_or_eager(*of))  # type: ignore[assignment]
     data.make_vec_env = timed_envs  # type: ignore[assignment]
     for learner in (A2C, PPO):
         learner.act = timed("policy", learner.act)  # type: ignore[method-assign]

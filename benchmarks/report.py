@@ -66,13 +66,21 @@ def parse_cpuinfo(text: str) -> tuple[str, set[str]]:
     return fields.get("model name", ""), set((fields.get("flags") or fields.get("Features") or "").split())
 
 
-def run_fresh(module: str, arguments: Sequence[str], threads: int) -> dict[str, Any]:
+def run_fresh(
+    module: str, arguments: Sequence[str], threads: int, variables: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run `python -m module arguments` in a process of its own; return the JSON object on its last line of output.
+
+    Args:
+        module: to be run.
+        arguments: of its command line.
+        threads: of OpenMP and MKL.
+        variables: of its environment, besides those of this process.
 
     Raises:
         RuntimeError: where the process fails; the message ends with what it wrote.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **(variables or {})}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:

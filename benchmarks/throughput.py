@@ -52,12 +52,15 @@ class SB3Clock(BaseCallback):
         return True
 
 
-def fit(model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback] = ()) -> Marks:
+def fit(
+    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback] = (), accelerator: str = "cpu"
+) -> Marks:
     """Train ours, without evaluation, and keep nothing."""
     clock = LightningClock()
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
+            devices=1,
             max_epochs=-1,
             limit_val_batches=0,
             logger=CSVLogger(folder),

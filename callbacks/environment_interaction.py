@@ -145,7 +145,8 @@ class EnvironmentInteraction(Callback):
             ("train/episode_length", self._lengths, lengths),
         ):
             # weight 0, so that processes without a finished episode join the exchange
-            mean.update(torch.tensor([*values, 0.0]), weight=torch.tensor([*(1.0 for _ in values), 0.0]))
+            weight = torch.tensor([*(1.0 for _ in values), 0.0], device=learner.device)
+            mean.update(torch.tensor([*values, 0.0], device=learner.device), weight=weight)
             value = mean.compute().item()
             mean.reset()
             if not np.isnan(value):

@@ -20,7 +20,9 @@ def random_numbers() -> State:
         },
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
     }
-    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    # asking a GPU that nothing has used yet would take memory of it
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return state | ({"cuda": torch.cuda.get_rng_state()} if used else {})
 
 
 def set_random_numbers(state: State) -> None:

@@ -81,8 +81,12 @@ def flat_in_time(obs: Any) -> Any:
 
 
 def to_device(obs: Any, device: torch.device) -> Any:
-    """Observations, or any other tensor, on a device."""
-    return map_obs(lambda tensor: tensor.to(device), obs)
+    """Observations, or any other tensor in pageable memory, on a device.
+
+    A copy to a CUDA device waits for nothing that is under way there: CUDA has taken the numbers out of pageable memory
+    when it returns. One to the CPU waits until they are there.
+    """
+    return map_obs(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), obs)
 
 
 State = dict[str, Any]  # what `state_dict` returns: tensors and primitives only

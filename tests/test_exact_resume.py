@@ -16,9 +16,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
+from toys import Rows
 
 from rl_lightning import (
     A2C,
@@ -49,22 +49,6 @@ TINY = partial(MLP, hidden_sizes=(8,))
 TOTAL = 240
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 Make = Callable[[], tuple[LightningModule, EnvironmentDataModule]]
-
-
-class Rows(Logger):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[dict[str, float]] = []
-
-    name = version = property(lambda self: "rows")
-
-    def log_hyperparams(self, *args: object) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.rows.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
 
 
 class Killed(Exception):

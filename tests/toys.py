@@ -398,6 +398,22 @@ def make_collector(data: EnvironmentDataModule, processes: int = 1) -> Collector
     return Collector(data.train_envs(), TinyActor(), data.clock, range(data.num_envs + 1), processes)
 
 
+class Rows(Logger):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    name = version = property(lambda self: "rows")
+
+    def log_hyperparams(self, *args: object) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
+
+
 class GradientSteps(Callback):
     """Counts them."""
 
@@ -414,9 +430,11 @@ def make_trainer(
     validate: bool = False,
     log_every_n_steps: int = 10,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    accelerator: str = "cpu",
 ) -> Trainer:
     return Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         precision=precision,
         max_epochs=-1,
         callbacks=list(callbacks),

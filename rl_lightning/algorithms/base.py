@@ -32,6 +32,7 @@ from rl_lightning.algorithms.learned import (
     grad,
     grads,
     has_ended,
+    kept,
     trainable,
     with_parameters,
 )
@@ -58,7 +59,7 @@ from rl_lightning.data.rollout_replay import RolloutReplayDataModule
 from rl_lightning.environments.episodes import play_episodes, record_episode
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
-from rl_lightning.fast.compilation import compiled_or_eager
+from rl_lightning.fast.compilation import compiled_or_eager, writes_over_results
 from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
@@ -370,13 +371,17 @@ class Algorithm(LightningModule, ABC):
         """What `gradients` finds, as one compiled graph unless `compile` is off, without the graph it was found by.
 
         Of several processes each finds its own; gradients and `approx_kl` are the mean of all, in one exchange.
+        With CUDA graphs the gradients themselves are good until the next call.
         """
         name = gradients.__qualname__
         if name not in self._computes:
             for on_first_gradients in self._first_hooks:
                 on_first_gradients(self.trainer, self, gradients, batch)
             run = detached(gradients)
-            self._computes[name] = compiled_or_eager(run) if self.compile_gradients else run
+            if self.compile_gradients:
+                run = compiled_or_eager(run, self.device)
+                run = kept(run) if writes_over_results(self.device) else run
+            self._computes[name] = run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
         found = Gradients(of, metrics, td_error, approx_kl)
         return found if self._processes == 1 else found.averaged(self.mean_over_processes)

@@ -9,7 +9,7 @@ from rl_lightning.exploration import EpsilonGreedy, ExplorationCallable
 from rl_lightning.functional import LOSSES, Loss, clipped_to_norm, q_of_action, td_target
 from rl_lightning.networks import MLP, DiscreteQNetwork, NetworkCallable
 from rl_lightning.optim import FusedAdam, LRSchedulerCallable, OptimizerCallable
-from rl_lightning.types import Obs, Space, Transition
+from rl_lightning.types import Obs, Space, Transition, to_device
 
 
 class DQN(Algorithm):
@@ -124,7 +124,7 @@ class DQN(Algorithm):
 def epsilon_greedy(q: Tensor, epsilon: float) -> Tensor:
     """argmax_a Q(s, a), or with probability ε any action. [B, A] to [B] int64."""
     greedy = q.argmax(-1)  # [B]
-    explores = q.new_empty(len(q)).uniform_() < epsilon  # [B]
+    explores = torch.empty(len(q)).uniform_() < epsilon  # [B], on the CPU: reading it off a GPU would wait for that
     if not explores.any():
         return greedy
-    return torch.where(explores, torch.randint_like(greedy, q.shape[1]), greedy)
+    return torch.where(to_device(explores, q.device), torch.randint_like(greedy, q.shape[1]), greedy)

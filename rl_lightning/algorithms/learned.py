@@ -59,6 +59,21 @@ def detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ..
     return detached
 
 
+def kept(compute: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A function of `detached`, with copies of all that it finds but the gradients.
+
+    Metrics are read at a row and TD errors after a step, when a CUDA graph may have written over what it returned.
+    Gradients are stepped along before the next are taken.
+    """
+
+    def kept(*batch: Any) -> tuple[Any, ...]:
+        metrics, of, td_error, approx_kl = compute(*batch)
+        copies = {name: metric.clone() for name, metric in metrics.items()}
+        return copies, of, *(None if found is None else found.clone() for found in (td_error, approx_kl))
+
+    return kept
+
+
 class Learned(NamedTuple):
     """A network, and the optimizer that moves it and nothing else.
 

@@ -11,6 +11,7 @@ import torch
 from rl_lightning.fast import switch
 
 R = TypeVar("R")
+CPU = torch.device("cpu")
 
 _FAILURES = (
     torch._dynamo.exc.TorchDynamoException,
@@ -32,8 +33,14 @@ def _worth_watching(guards: Sequence[Any]) -> list[bool]:
     ]
 
 
-# kernels called from C++: from Python, the calls take a sixth of a small network's gradients; not tried on a GPU
-_OPTIONS: dict[str, Any] = {"guard_filter_fn": _worth_watching, "cpp_wrapper": not torch.cuda.is_available()}
+def _options(device: torch.device) -> dict[str, Any]:
+    """For `torch.compile`, which takes some of them out of the dict that it is given."""
+    options: dict[str, Any] = {"guard_filter_fn": _worth_watching}
+    if device.type == "cuda":
+        # its kernels are called from Python there: with calls from C++ torch leaves CUDA graphs out
+        return options | {"triton.cudagraphs": switch.has_cuda_graphs()}
+    # from Python, the calls of kernels take a sixth of a small network's gradients
+    return options | {"cpp_wrapper": True}
 
 
 def _copy(function: Callable[..., R]) -> Callable[..., R]:
@@ -48,11 +55,19 @@ def _copy(function: Callable[..., R]) -> Callable[..., R]:
     return MethodType(copy, function.__self__) if hasattr(function, "__self__") else copy
 
 
-def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
+def writes_over_results(device: torch.device) -> bool:
+    """Whether a compiled function's results on this device are good only until the next call of a compiled function."""
+    return switch.has_cuda_graphs() and switch.is_on() and device.type == "cuda"
+
+
+def compiled_or_eager(function: Callable[..., R], device: torch.device = CPU) -> Callable[..., R]:
     """`function` as one compiled graph, `torch.autograd.grad` included; where compiling fails, `function` itself.
+
+    As a CUDA graph it returns memory that the next call of any of them writes over: see `writes_over_results`.
 
     Args:
         function: takes and returns tensors; compiled when first called.
+        device: of the tensors.
 
     Warns:
         UserWarning: once, where there is no C++ compiler or compiling fails.
@@ -60,10 +75,10 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
     if not switch.is_on():
         return function
     own = _copy(function)
-    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=_OPTIONS)
+    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=_options(device))
     # patched here and not globally: other people's compiled code keeps its own setting
     tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
-    failed = False
+    is_cuda_graph, failed = writes_over_results(device), False
 
     @functools.wraps(function)
     def call(*args: Any) -> R:
@@ -71,6 +86,9 @@ def compiled_or_eager(function: Callable[..., R]) -> Callable[..., R]:
         if not failed:
             try:
                 with tracing_autograd:
+                    if is_cuda_graph:
+                        # nothing waits for what an earlier call returned
+                        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                     return compiled(*args)
             except _FAILURES as error:
                 failed = True

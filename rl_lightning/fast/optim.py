@@ -59,7 +59,9 @@ class FusedAdam(Adam):
         """
         for group in state_dict["param_groups"]:
             _refuse_ignored(self, group)
-        super().load_state_dict(state_dict)
+        # torch moves the counts of steps to the parameters' device for a group that says so alone
+        groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
 
     def step(self, closure: Closure = None) -> Any:
         """Move every parameter that has a gradient; returns what `closure` does."""

@@ -6,6 +6,9 @@ import torch
 from short_runs import ppo, sac, weights
 
 from rl_lightning import A2C, MLP, Rollout
+from rl_lightning.algorithms.learned import kept
+from rl_lightning.fast import compilation, switch
+from rl_lightning.fast.compilation import compiled_or_eager
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # compiling has nothing to say
 OBS, ACTION = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)
@@ -52,6 +55,46 @@ def test_a_number_that_is_changed_in_a_run_counts_from_then_on(name, value):
     assert_same(compiled, model, rollout())
     setattr(model, name, value)
     assert_same(compiled, model, rollout())
+
+
+def test_every_graph_is_watched_as_little_as_the_first(monkeypatch):
+    given = []
+    compile = torch.compile
+
+    def noting(function, **settings):
+        given.append({**settings["options"]})
+        return compile(function, **settings)  # which takes some options out of the dict
+
+    monkeypatch.setattr(torch, "compile", noting)
+    for _ in range(2):
+        compiled_or_eager(lambda x: x + 1)
+    assert given[0] == given[1]
+    assert "guard_filter_fn" in given[0]
+
+
+@pytest.mark.parametrize(("device", "graphs"), [("cpu", False), ("cuda", False), ("cuda", True)])
+def test_a_gpu_has_options_of_its_own_which_torch_knows_and_takes_together(device, graphs, monkeypatch):
+    monkeypatch.setattr(switch, "has_cuda_graphs", lambda: graphs)
+    options = compilation._options(torch.device(device))
+    # with calls from C++ torch leaves CUDA graphs out
+    assert options.get("triton.cudagraphs", False) == graphs
+    assert options.get("cpp_wrapper", False) == (device == "cpu")
+    torch.compile(lambda x: x, options=options)
+
+
+def test_what_a_cuda_graph_would_write_over_is_copied_and_gradients_are_not():
+    static = {name: torch.zeros(3) for name in ("metric", "gradient", "td_error")}
+
+    def graph(x):
+        for tensor in static.values():
+            tensor.copy_(x)
+        return {"train/loss": static["metric"]}, {"q": (static["gradient"],)}, static["td_error"], None
+
+    metrics, of, td_error, approx_kl = kept(graph)(torch.ones(3))
+    kept(graph)(torch.full((3,), 2.0))
+    assert metrics["train/loss"].tolist() == td_error.tolist() == [1.0, 1.0, 1.0]
+    assert of["q"][0] is static["gradient"]
+    assert approx_kl is None
 
 
 def test_parameters_that_are_frozen_for_good_have_no_gradients_in_the_graph_either():

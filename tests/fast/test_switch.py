@@ -8,6 +8,7 @@ from short_runs import a2c, ppo, sac, weights
 
 from rl_lightning import UsageError
 from rl_lightning.fast import switch
+from rl_lightning.fast.compilation import writes_over_results
 
 ROOM = Path(switch.__file__).parent
 
@@ -72,3 +73,31 @@ def test_any_other_value_of_the_switch_is_refused(plain_ways, monkeypatch):
         switch.is_on.cache_clear()
         with pytest.raises(UsageError, match=f"^RL_LIGHTNING_FAST='{value}' is not allowed: give 0 .*, or 1$"):
             switch.is_on()
+
+
+def test_cuda_graphs_are_off_until_they_are_asked_for_and_any_other_value_is_refused(monkeypatch, plain_ways):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def with_value(value):
+        monkeypatch.setenv("RL_LIGHTNING_CUDA_GRAPHS", value)
+        switch.has_cuda_graphs.cache_clear()
+
+    monkeypatch.delenv("RL_LIGHTNING_CUDA_GRAPHS", raising=False)
+    switch.has_cuda_graphs.cache_clear()
+    try:
+        assert not writes_over_results(cuda)
+        with_value("1")
+        assert writes_over_results(cuda)
+        assert not writes_over_results(cpu)
+        with plain_ways():
+            assert not writes_over_results(cuda)
+        with_value("0")
+        assert not writes_over_results(cuda)
+        for value in ("", "no", "2"):
+            with_value(value)
+            with pytest.raises(
+                UsageError, match=f"^RL_LIGHTNING_CUDA_GRAPHS='{value}' is not allowed: give 1 .*, or 0$"
+            ):
+                writes_over_results(cpu)
+    finally:
+        switch.has_cuda_graphs.cache_clear()

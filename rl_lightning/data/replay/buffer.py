@@ -13,7 +13,7 @@ from rl_lightning.data.replay.layout import Field, Layout, Stored, action_field,
 from rl_lightning.data.replay.priorities import Priorities
 from rl_lightning.data.replay.saved import check_described, described, newest, prefix, put, upgraded
 from rl_lightning.errors import require
-from rl_lightning.types import State, Transition, map_obs
+from rl_lightning.types import State, Transition, map_obs, to_device
 
 
 class ReplayBuffer:
@@ -75,7 +75,7 @@ class ReplayBuffer:
         self._staged_views = Stored(**views)
         self._priorities = Priorities(len(self._memory), priority_alpha) if priority_alpha > 0 else None
         self.steps = self.filled_rows = 0
-        self._ahead = torch.arange(n_step)[:, None, None]  # [n, 1, 1]
+        self._ahead = torch.arange(n_step, device=device)[:, None, None]  # [n, 1, 1]
         self._ended = np.ones(num_envs, dtype=bool)  # whether the next row begins an episode
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -126,7 +126,7 @@ class ReplayBuffer:
         staged.terminated[...], staged.truncated[...] = terminated, truncated
         np.logical_or(terminated, truncated, out=self._ended)
         first = row * self.num_envs
-        self._memory[first : first + self.num_envs].copy_(self._staged)
+        self._memory[first : first + self.num_envs].copy_(to_device(self._staged, self.device))
         self.steps += 1
         self.filled_rows = min(self.filled_rows + 1, self.rows)
         if self._priorities:
@@ -169,7 +169,7 @@ class ReplayBuffer:
         obs, next_obs = first.obs, last.next_obs
         if self._frames:
             obs = self._frames.stacks(self._slot(index))
-            next_obs = self._frames.stacks(self._slot(last_index), ahead=1)
+            next_obs = self._frames.stacks(self._slot(last_index).cpu(), ahead=1)
         weight = self._weight(index, beta)
         return Transition(obs, first.action, reward, next_obs, last.terminated, discount, weight), index
 
@@ -272,11 +272,12 @@ class ReplayBuffer:
     def _weight(self, index: Tensor, beta: float) -> Tensor:
         if self._priorities is None:
             return torch.ones(index.shape, device=self.device)
-        return self._priorities.weights(self._slot(index).numpy(), beta).to(self.device)
+        weight: Tensor = to_device(self._priorities.weights(self._slot(index).numpy(), beta), self.device)
+        return weight
 
     def _transitions(self, index: Tensor) -> Stored:
-        """Copies of single steps, in one gather: [*] to [*, ...]."""
-        rows = self._memory.index_select(0, self._slot(index).flatten().to(self.device))
+        """Copies of single steps, in one gather: [*] on any device to [*, ...] on the buffer's."""
+        rows = self._memory.index_select(0, to_device(self._slot(index).flatten(), self.device))
         return Stored(**self._layout.views(rows.view(*index.shape, -1)))
 
     def _returns(self, index: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,20 +288,22 @@ class ReplayBuffer:
             gamma: the discount γ.
 
         Returns:
-            Σ_{i<k} γ^i r_{t+i} and γ^k, both [*] float32, and the transitions at t+k-1, [*] int64.
+            Σ_{i<k} γ^i r_{t+i} and γ^k, both [*] float32, and the transitions at t+k-1, [*] int64; on the device, or
+            sampling would wait for it.
         """
+        index = to_device(index, self.device)
         following = index + self._ahead * self.num_envs  # [n, *]
-        slots = self._slot(following).flatten().to(self.device)
+        slots = self._slot(following).flatten()
         reward, terminated, truncated = (
             field.flatten(0, 1).index_select(0, slots).view(following.shape)
             for field in (self.storage.reward, self.storage.terminated, self.storage.truncated)
         )
-        counts = (following < self.steps * self.num_envs).to(self.device)
+        counts = following < self.steps * self.num_envs
         counts[1:] &= (terminated | truncated)[:-1].cumsum(0) == 0
         k = counts.sum(0)
         # what does not count may never have been written, and be NaN
-        total = (gamma ** self._ahead.to(self.device) * reward.where(counts, 0.0)).sum(0)
-        return total, gamma**k, index + (k.cpu() - 1) * self.num_envs
+        total = (gamma**self._ahead * reward.where(counts, 0.0)).sum(0)
+        return total, gamma**k, index + (k - 1) * self.num_envs
 
 
 def transition_layout(obs: Any, action_space: gym.Space[Any]) -> Layout:

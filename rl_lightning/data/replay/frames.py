@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl_lightning.data.replay.layout import Field, Layout, allocate
 from rl_lightning.data.replay.saved import check_described, described, newest, prefix, put
-from rl_lightning.types import State, map_obs
+from rl_lightning.types import State, map_obs, to_device
 
 
 class FrameMemory:
@@ -71,7 +71,8 @@ class FrameMemory:
 
         map_obs(stage, self._staged_views["obs"], obs)
         slots = torch.from_numpy(envs * self.capacity + self._written[envs] % self.capacity)
-        self._flat.index_copy_(0, slots.to(self.device), self._staged[: len(envs)].to(self.device))
+        staged = self._staged[: len(envs)]
+        self._flat.index_copy_(0, to_device(slots, self.device), to_device(staged, self.device))
         self._written[envs] += 1
 
     def complete(self, row: int) -> bool:
@@ -90,7 +91,7 @@ class FrameMemory:
         age = self._age.reshape(-1)[at][..., None] + ahead
         number = self._newest.reshape(-1)[at][..., None] + ahead - np.minimum(back, age)  # [*, frame_stack]
         place = (at % self.num_envs)[..., None] * self.capacity + number % self.capacity
-        frames = self._flat.index_select(0, torch.from_numpy(place).flatten().to(self.device))
+        frames = self._flat.index_select(0, to_device(torch.from_numpy(place).flatten(), self.device))
         return self._layout.views(frames.view(*place.shape, -1))["obs"]
 
     def state_dict(self, rows: int) -> State:

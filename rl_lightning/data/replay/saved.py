@@ -25,10 +25,11 @@ def newest(steps: int, rows: int, keep: int) -> NDArray[np.int64]:
 
 
 def put(into: Any, places: NDArray[np.int64], saved: Any, rows: NDArray[np.int64]) -> None:
-    """Copy `rows` of a saved ring to `places` of another; both tensors or both arrays, [*, ...]."""
+    """Copy `rows` of a saved ring to `places` of another, on any device; both tensors or both arrays, [*, ...]."""
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        into[places[part]] = saved[rows[part]]
+        chunk = saved[rows[part]]
+        into[places[part]] = chunk.to(into.device) if isinstance(chunk, Tensor) else chunk
 
 
 def described(tree: Any, skip: int, name: str = "") -> dict[str, str]:
