@@ -4,7 +4,8 @@ import difflib
 import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from rl_lightning.environments.checks import obs_check
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
 from rl_lightning.spaces import learners_actions
+
+Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations and actions
 
 LONGEST = 2**31 - 2  # steps of an episode without a time limit: EnvPool counts in int32
 GAME_FRAMES = 108_000  # of the emulator, after which `make_atari` truncates
@@ -68,14 +71,14 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
     def __init__(
         self,
         spec: EnvSpec,
-        spaces: tuple[gym.Space[Any], gym.Space[Any]],
+        spaces: Spaces,
         env_kwargs: Mapping[str, Any],
         num_envs: int,
     ) -> None:
         self.num_envs, self._id = num_envs, spec.id
         envpool = _installed()
         self._task = task_of(spec, env_kwargs, envpool.list_all_envs())
-        _check_spaces(spec, spaces, _described(envpool, self._task))
+        _check_spaces(spec, spaces, spaces_of(envpool, self._task))
         self.single_observation_space, own_actions = spaces
         self.single_action_space, self._to_environment = learners_actions(own_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -128,13 +131,17 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
     def _made(self, seeds: list[int | None]) -> Any:
         """A new pool, with int32 seeds; a seed that is None is drawn."""
         drawn = np.random.SeedSequence().generate_state(self.num_envs)
-        return _installed().make_gymnasium(
-            self._task.name,
-            num_envs=self.num_envs,
-            num_threads=min(self.num_envs, len(os.sched_getaffinity(0))),  # its own default counts cores, not ours
-            seed=[int(new if seed is None else seed) % 2**31 for seed, new in zip(seeds, drawn, strict=True)],
-            **self._task.settings,
-        )
+        seeds: list[int] = [new if seed is None else seed for seed, new in zip(seeds, drawn, strict=True)]
+        with _no_warnings():
+            pool = _installed().make_gymnasium(
+                self._task.name,
+                num_envs=self.num_envs,
+                num_threads=min(self.num_envs, len(os.sched_getaffinity(0))),  # that this process may run on
+                seed=[int(seed) % 2**31 for seed in seeds],
+                **self._task.settings,
+            )
+            pool.observation_space  # noqa: B018 (it keeps the space, so nothing warns later)
+        return pool
 
     def _watch(self, obs: NDArray[Any], indices: NDArray[Any]) -> None:
         if obs.dtype.kind != "f" or np.isfinite(obs).all():
@@ -200,31 +207,41 @@ def _installed() -> ModuleType:
     return envpool
 
 
-def _described(envpool: ModuleType, task: Task) -> Any:
-    """EnvPool's description of a task, with its spaces."""
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Gymnasium warns of EnvPool's bounds, which float32 rounds."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # bounds that float32 rounds
+        warnings.simplefilter("ignore")
+        yield
+
+
+def spaces_of(envpool: ModuleType, task: Task) -> Spaces:
+    """Those that EnvPool has for a task.
+
+    Raises:
+        UsageError: an argument that it does not know, or a value that it refuses.
+    """
+    with _no_warnings():
         default = envpool.make_spec(task.name).config
         known = [name for name in default._fields if name not in NOT_OF_AN_ENVIRONMENT]
         for name, given in task.settings.items():
             hint = f"EnvPool's {task.name} has {', '.join(known)}; give one of them, {INSTEAD}"
             require(name in known, f"{KEY}{name}", given, hint)
         try:
-            return envpool.make_spec(task.name, **task.settings)
+            described = envpool.make_spec(task.name, **task.settings)
+            return described.observation_space, described.action_space
         except (TypeError, ValueError, RuntimeError) as error:  # whose message is C++
             like = {name: getattr(default, name) for name in task.settings}
             allowed = f"its values are refused by EnvPool's {task.name}; give such as {like}, {INSTEAD}"
             raise UsageError(f"env_kwargs={task.settings!r} is not allowed: {allowed}") from error
 
 
-def _check_spaces(spec: EnvSpec, spaces: tuple[gym.Space[Any], gym.Space[Any]], theirs: Any) -> None:
+def _check_spaces(spec: EnvSpec, spaces: Spaces, theirs: Spaces) -> None:
     """Refuse what is another environment in EnvPool than in Gymnasium, where it is evaluated.
 
     Bounds of observations are left out, since nothing depends on them, and so is the dtype of Box actions.
     """
-    for kind, own, other in zip(
-        ("observations", "actions"), spaces, (theirs.observation_space, theirs.action_space), strict=True
-    ):
+    for kind, own, other in zip(("observations", "actions"), spaces, theirs, strict=True):
         if isinstance(own, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
             same = own.shape == other.shape
             if kind == "observations":
