@@ -131,13 +131,12 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
     def _made(self, seeds: list[int | None]) -> Any:
         """A new pool, with int32 seeds; a seed that is None is drawn."""
         drawn = np.random.SeedSequence().generate_state(self.num_envs)
-        seeds: list[int] = [new if seed is None else seed for seed, new in zip(seeds, drawn, strict=True)]
         with _no_warnings():
             pool = _installed().make_gymnasium(
                 self._task.name,
                 num_envs=self.num_envs,
                 num_threads=min(self.num_envs, len(os.sched_getaffinity(0))),  # that this process may run on
-                seed=[int(seed) % 2**31 for seed in seeds],
+                seed=[int(new if seed is None else seed) % 2**31 for seed, new in zip(seeds, drawn, strict=True)],
                 **self._task.settings,
             )
             pool.observation_space  # noqa: B018 (it keeps the space, so nothing warns later)
