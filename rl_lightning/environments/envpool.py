@@ -83,7 +83,7 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
         self.single_action_space, self._to_environment = learners_actions(own_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.steps = 0
+        self._steps = 0
         self._fault_of = obs_check(self.single_observation_space)
         self._pool: Any = None
         self._observations: Any = None  # what each returned last
@@ -112,7 +112,7 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         if self._ended.any():
             raise RuntimeError("episodes have ended: reset them by reset_mask first, or this step would be none")
-        self.steps += 1
+        self._steps += 1
         self._lengths += 1
         own = actions if self._to_environment is None else self._to_environment(actions)
         self._observations, reward, terminated, _, _ = self._pool.step(own)
@@ -150,7 +150,7 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
                 raise self._fault(int(index), fault)
 
     def _fault(self, index: int, what: str) -> EnvironmentFault:
-        return EnvironmentFault(f"environment {index} ({self._id}) at its step {self.steps} returned {what}")
+        return EnvironmentFault(f"environment {index} ({self._id}) at its step {self._steps} returned {what}")
 
 
 def task_of(spec: EnvSpec, env_kwargs: Mapping[str, Any], names: list[str]) -> Task:
