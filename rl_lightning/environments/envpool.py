@@ -222,7 +222,7 @@ def spaces_of(envpool: ModuleType, task: Task) -> Spaces:
     """
     with _no_warnings():
         default = envpool.make_spec(task.name).config
-        known = [name for name in default._fields if name not in NOT_OF_AN_ENVIRONMENT]
+        known = [name for name in default._asdict() if name not in NOT_OF_AN_ENVIRONMENT]
         for name, given in task.settings.items():
             hint = f"EnvPool's {task.name} has {', '.join(known)}; give one of them, {INSTEAD}"
             require(name in known, f"{KEY}{name}", given, hint)
