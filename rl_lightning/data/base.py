@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -10,7 +10,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rl_lightning.environments.collector import Collector
-from rl_lightning.environments.make import Vectorization, frame_stack_of, make_env, make_vec_env
+from rl_lightning.environments.make import (
+    Vectorization,
+    frame_stack_of,
+    make_env,
+    make_vec_env,
+    vector_in_threads,
+)
 from rl_lightning.environments.state import why_not_restorable
 from rl_lightning.environments.vector import Restarts
 from rl_lightning.errors import require
@@ -79,7 +85,7 @@ class EnvironmentDataModule(LightningDataModule):
         require(total_env_steps >= 1, "total_env_steps", total_env_steps, "give 1 or more")
         require(eval_episodes >= 1, "eval_episodes", eval_episodes, "give 1 or more")
         require(test_episodes >= 1, "test_episodes", test_episodes, "give 1 or more")
-        allowed = ("auto", "sync", "async")
+        allowed = get_args(Vectorization)
         require(vectorization in allowed, "vectorization", vectorization, f"give one of {allowed}")
         _check_watching(vectorization, env_timeout, max_env_restarts, eval_max_episode_steps, eval_num_envs)
         if env_steps_per_epoch is None:
@@ -104,6 +110,8 @@ class EnvironmentDataModule(LightningDataModule):
         self.own_action_space = probe.own_action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
+        if vectorization == "envpool":
+            vector_in_threads(probe, self.env_kwargs, num_envs)  # for what it refuses
         self.clock = Clock(total_env_steps)
         self._collector: Collector | None = None
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None
@@ -245,6 +253,8 @@ def _check_watching(
         advice = "an environment in the run's own process cannot be stopped; give vectorization=async, or null"
         require(vectorization == "async", "env_timeout", env_timeout, advice)
     require(max_env_restarts >= 0, "max_env_restarts", max_env_restarts, "give 0 or more")
+    advice = "an environment of EnvPool cannot be replaced by a new one; give 0, or vectorization=sync or async"
+    require(vectorization != "envpool" or not max_env_restarts, "max_env_restarts", max_env_restarts, advice)
     for name, value in (("eval_max_episode_steps", eval_max_episode_steps), ("eval_num_envs", eval_num_envs)):
         require(value is None or value >= 1, name, value, "give 1 or more, or null")
 

@@ -26,7 +26,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         env_id: a registered Gymnasium environment; ``module:Id`` imports `module` first.
         env_kwargs: arguments of the environment itself, e.g. ``{g: 15}``.
         num_envs: training environments, in each process.
-        vectorization: ``sync``, ``async`` or ``auto``, as of `RolloutDataModule`.
+        vectorization: ``sync``, ``async``, ``auto`` or ``envpool``, as of `RolloutDataModule`.
         total_env_steps: length of the run, in environment steps of all environments together.
         env_steps_per_epoch: environment steps from one evaluation and checkpoint to the next; by default a twentieth
             of the run.

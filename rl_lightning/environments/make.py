@@ -23,6 +23,7 @@ from gymnasium.wrappers import (
 
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.checks import flag_of, number_of, obs_check, shown
+from rl_lightning.environments.envpool import EnvPoolVector
 from rl_lightning.environments.snapshots.adapters import process_generators, set_process_generators
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
@@ -30,7 +31,7 @@ from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
 from rl_lightning.spaces import learners_actions
 
-Vectorization = Literal["auto", "sync", "async"]
+Vectorization = Literal["auto", "sync", "async", "envpool"]
 
 EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, that install a missing package
 
@@ -252,13 +253,15 @@ def make_vec_env(
         env_id: a registered Gymnasium id.
         num_envs: how many.
         vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
-            Gymnasium's own vectorized environment where that exists and is faster, else ``sync``.
+            Gymnasium's own vectorized environment where that exists and is faster, else ``sync``; ``envpool`` takes
+            those of EnvPool, which threads of C++ step.
         env_kwargs: arguments of the environment itself.
         timeout: seconds that a reset or step of ``async`` may take; None waits for ever.
         restarts: of environments that broke; by default none.
 
     Raises:
-        UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process.
+        UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process, or that
+            EnvPool does not have.
         EnvironmentFault: from `reset` and `step` of what is made.
     """
     if vectorized_by_gymnasium(env_id, num_envs, vectorization):
@@ -266,12 +269,30 @@ def make_vec_env(
     makes = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
     places = [f"environment {index} ({env_id.rpartition(':')[2]})" for index in range(num_envs)]
     restarts = restarts or Restarts()
-    if vectorization != "async":
+    if vectorization in ("auto", "sync"):
         return vector_here(makes, places, restarts)
     probe = makes[0]()
     spaces = probe.observation_space, probe.action_space
     probe.close()
+    if vectorization == "envpool":
+        return vector_in_threads(probe, env_kwargs, num_envs)
     return vector_apart(makes, places, spaces, timeout, restarts)
+
+
+def vector_in_threads(probe: CheckedEnv, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvPoolVector:
+    """Environments of EnvPool that are what `make_env` makes; none is opened before their first reset.
+
+    Args:
+        probe: one from `make_env`.
+        env_kwargs: that it was made with.
+        num_envs: how many.
+
+    Raises:
+        UsageError: EnvPool is not installed, or does not have them.
+    """
+    assert probe.spec is not None  # gymnasium.make gives it
+    spaces = probe.observation_space, probe.own_action_space
+    return EnvPoolVector(probe.spec, spaces, env_kwargs or {}, num_envs)
 
 
 KEEP_OBSERVATIONS = (

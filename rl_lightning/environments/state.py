@@ -113,7 +113,8 @@ def why_not_restorable(
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
-        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes, where they may die or hang.
+        vectorization: as for `make_vec_env`; with ``async`` they are tried in processes, where they may die or hang;
+            EnvPool's states cannot be read, so with ``envpool`` none is tried.
         num_envs: as for `make_vec_env`.
         timeout: as for `make_vec_env`.
 
@@ -123,6 +124,8 @@ def why_not_restorable(
     Raises:
         UsageError: the environment cannot be made.
     """
+    if vectorization == "envpool":
+        return f"{env_id}: EnvPool gives no way to read the state of its environments; give vectorization=sync or async"
     whole = vectorized_by_gymnasium(env_id, num_envs, vectorization)
     made: list[Envs] = []
     with generators_kept(), warnings.catch_warnings():

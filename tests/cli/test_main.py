@@ -490,6 +490,25 @@ def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
     assert [name for name in weights if torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.parametrize("name", ["ppo/pong", "ppo/inverted_pendulum", "dqn/pong", "td3/pendulum"])
+def test_a_shipped_config_runs_with_envpool_and_resumes_consistently(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ROOT / f"configs/{name}.yaml"
+    for package in ("envpool", *packages_of_extras(yaml.safe_load(config.read_text())["data"]["init_args"]["env_id"])):
+        pytest.importorskip(package)
+    total, more, quick = shortened(config)
+    quick += ["--trainer.log_every_n_steps=1", "--trainer.logger=false", "--data.vectorization=envpool"]
+    with caplog.at_level("INFO"):
+        main(["fit", "-c", str(config), *quick, f"--data.total_env_steps={total}"])
+    assert "Checkpoints resume consistently, not exactly" in caplog.text
+    [folder] = tmp_path.glob("runs/*/*")
+    assert total <= float(rows(folder)[-1]["env_steps"]) <= total + 500
+    main(["resume", str(folder), f"--data.total_env_steps={total + more}"])
+    assert float(rows(folder)[-1]["env_steps"]) >= total + more
+
+
 def packages_of_extras(env_id: str) -> tuple[str, ...]:
     """What an environment needs that only an extra of this package installs."""
     if env_id.startswith("rl_lightning.atari:"):
@@ -512,7 +531,11 @@ def shortened(config: Path) -> tuple[int, int, list[str]]:
             flags.append("--data.env_kwargs.max_episode_steps=30")
         again = 0 if data["save_buffer"] else 200  # random steps
         return 220, 24 + again, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
-    steps = data["rollout_steps"] and min(data["rollout_steps"], 64)
+    most = 64
+    if data["env_id"].startswith("rl_lightning.atari:"):  # images take long
+        most = 32
+        flags.append("--model.n_epochs=1")
+    steps = data["rollout_steps"] and min(data["rollout_steps"], most)
     batch = steps * data["num_envs"] if steps else 20
     pace = [f"--data.rollout_steps={steps or 'null'}", f"--data.env_steps_per_batch={batch}"]
     if settings["data"]["class_path"] == "rl_lightning.RolloutReplayDataModule":

@@ -128,7 +128,7 @@ def config(tmp_path):
         ("--data.num_envs=null", "data.num_envs=null is not allowed: give an int"),
         ("--data.save_buffer=maybe", "data.save_buffer='maybe' is not allowed: give true or false"),
         ("--data.env_kwargs=3", "data.env_kwargs=3 is not allowed: give a dict[str, Any] or null"),
-        ("--data.vectorization=foo", "data.vectorization='foo' is not allowed: give one of auto, sync, async"),
+        ("--data.vectorization=foo", "data.vectorization='foo' is not allowed: give one of auto, sync, async, envpool"),
         ("--model.gamma=x", "model.gamma='x' is not allowed: give a float"),
         ("--model.gamma=null", "model.gamma=null is not allowed: give a float"),
         (

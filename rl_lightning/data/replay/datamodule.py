@@ -33,7 +33,8 @@ class ReplayDataModule(EnvironmentDataModule):
         env_kwargs: arguments of the environment itself, e.g. ``{g: 15}``.
         num_envs: training environments, in each process.
         vectorization: ``sync`` steps them one after the other, ``async`` each in a process of its own; ``auto`` takes
-            Gymnasium's own vectorized environment where that is faster, else ``sync``.
+            Gymnasium's own vectorized environment where that is faster, else ``sync``; ``envpool`` takes those of
+            EnvPool, which threads of C++ step.
         total_env_steps: length of the run, in environment steps of all environments together.
         env_steps_per_epoch: environment steps from one evaluation and checkpoint to the next; by default a twentieth
             of the run. The first epoch begins after `learning_starts`.
