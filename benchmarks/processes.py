@@ -24,7 +24,7 @@ from benchmarks.report import describe_machine, markdown_table, publish, run_fre
 from rl_lightning.cli.main import main as rl_lightning
 
 TASKS = {  # config, environment steps of each process, and flags
-    "sac-halfcheetah": ("sac/halfcheetah", 2_500, ["--data.learning_starts=500"]),
+    "sac-halfcheetah": ("sac/halfcheetah", 1_000, ["--data.learning_starts=500"]),
     "ppo-halfcheetah": ("ppo/halfcheetah", 20_480, []),
     "dqn-pong": ("dqn/pong", 3_000, ["--data.learning_starts=1000", "--data.buffer_size=20_000"]),
 }

@@ -76,8 +76,9 @@ def compiled_or_eager(function: Callable[..., R], device: torch.device = CPU) ->
         return function
     own = _copy(function)
     compiled = torch.compile(own, fullgraph=True, dynamic=False, options=_options(device))
-    # patched here and not globally: other people's compiled code keeps its own setting
-    tracing_autograd = torch._dynamo.config.patch(trace_autograd_ops=True)
+    # patched here and not globally: other people's compiled code keeps its own settings. Inside Lightning's DDP wrapper
+    # torch would cut the graph into the wrapper's buckets, to overlap an exchange that learners do not leave to it
+    settings = torch._dynamo.config.patch(trace_autograd_ops=True, optimize_ddp=False)
     is_cuda_graph, failed = writes_over_results(device), False
 
     @functools.wraps(function)
@@ -85,7 +86,7 @@ def compiled_or_eager(function: Callable[..., R], device: torch.device = CPU) ->
         nonlocal failed
         if not failed:
             try:
-                with tracing_autograd:
+                with settings:
                     if is_cuda_graph:
                         # nothing waits for what an earlier call returned
                         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
