@@ -135,3 +135,29 @@ def test_a_compiled_run_comes_to_the_weights_of_one_without_tricks(make, plain_w
         actual = weights(make, compile=True)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class InSeveralProcesses(torch.nn.Module):
+    """Takes gradients inside its forward, as a learner does inside the wrapper that Lightning puts around it."""
+
+    def __init__(self):
+        super().__init__()
+        # more than one of the wrapper's buckets
+        self.layers = torch.nn.Sequential(*(torch.nn.Linear(600, 600) for _ in range(3)))
+        self.compiled = compiled_or_eager(self.gradients)
+
+    def gradients(self, x):
+        return torch.autograd.grad(self.layers(x).square().mean(), list(self.parameters()))
+
+    def forward(self, x):
+        return self.compiled(x)
+
+
+def test_gradients_compile_inside_the_wrapper_of_several_processes_too():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped, x = torch.nn.parallel.DistributedDataParallel(InSeveralProcesses()), torch.randn(4, 600)
+        found = wrapped(x)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, wrapped.module.gradients(x), rtol=1e-4, atol=1e-6)
