@@ -24,7 +24,7 @@ def of_this_process(states: list[State]) -> State:
 
 def lost_a_process(error: RuntimeError) -> bool:
     """Whether an exchange failed because another process is no longer there; gloo says so in the text alone."""
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    return dist.is_available() and (isinstance(error, dist.DistError) or "gloo/transport" in str(error))
 
 
 def _several() -> bool:
