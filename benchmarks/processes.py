@@ -26,7 +26,6 @@ from rl_lightning.cli.main import main as rl_lightning
 TASKS = {  # config, environment steps of each process, and flags
     "sac-halfcheetah": ("sac/halfcheetah", 1_000, ["--data.learning_starts=500"]),
     "ppo-halfcheetah": ("ppo/halfcheetah", 20_480, []),
-    "dqn-pong": ("dqn/pong", 3_000, ["--data.learning_starts=1000", "--data.buffer_size=20_000"]),
 }
 
 
@@ -51,10 +50,11 @@ def run(task: str, processes: int, folder: Path) -> dict[str, float]:
     config, env_steps, flags = TASKS[task]
     torch.set_num_threads(1)
     exchanges = Exchanges()
-    devices = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    devices = [f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
+    strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
     length = [f"--data.total_env_steps={env_steps * processes}", f"--data.env_steps_per_epoch={env_steps * processes}"]
     alone = ["--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--trainer.logger=false"]
-    arguments = [*devices[: 3 if processes > 1 else 1], *length, *alone, *flags, f"--trainer.default_root_dir={folder}"]
+    arguments = [*devices, *strategy, *length, *alone, *flags, f"--trainer.default_root_dir={folder}"]
     start = time.perf_counter()
     rl_lightning(["fit", "-c", f"configs/{config}.yaml", *arguments])
     seconds = time.perf_counter() - start
