@@ -18,31 +18,35 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.report import describe_machine, markdown_table, publish, run_fresh, summarize
+from rl_lightning.algorithms.base import Algorithm
 from rl_lightning.cli.main import main as rl_lightning
 
 TASKS = {  # config, environment steps of each process, and flags
     "sac-halfcheetah": ("sac/halfcheetah", 1_000, ["--data.learning_starts=500"]),
     "ppo-halfcheetah": ("ppo/halfcheetah", 20_480, []),
+    "ppo-pong": ("ppo/pong", 2_560, ["--data.rollout_steps=32", "--trainer.log_every_n_steps=1"]),
 }
 
 
 class Exchanges:
-    """Seconds in `torch.distributed.all_reduce`, and how many calls there were."""
+    """Seconds in `Algorithm.mean_over_processes`, and how many calls there were."""
 
     def __init__(self) -> None:
-        self.seconds, self.calls, self._all_reduce = 0.0, 0, torch.distributed.all_reduce
-        torch.distributed.all_reduce = self  # type: ignore[assignment]
+        self.seconds, self.calls = 0.0, 0
+        mean = Algorithm.mean_over_processes
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        """As torch's."""
-        start = time.perf_counter()
-        result = self._all_reduce(*args, **kwargs)  # type: ignore[arg-type]
-        self.seconds += time.perf_counter() - start
-        self.calls += 1
-        return result
+        def timed(learner: Algorithm, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            start = time.perf_counter()
+            result = mean(learner, tensors)
+            self.seconds += time.perf_counter() - start
+            self.calls += 1
+            return result
+
+        Algorithm.mean_over_processes = timed  # type: ignore[method-assign]
 
 
 def run(task: str, processes: int, folder: Path) -> dict[str, float]:

@@ -53,6 +53,14 @@ def on_two_machines(folder: Path, *arguments: str) -> list[tuple[int, str]]:
     return [(machine.returncode, text) for machine, text in zip(machines, printed, strict=True)]
 
 
+def on_one_machine(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What two processes that Lightning starts print, and the first one's exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "rl_lightning", *arguments, "--trainer.devices=2"],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
 def test_two_machines_learn_one_policy_by_one_exchange_for_each_gradient_step(tmp_path: Path) -> None:
     note = ["--trainer.callbacks=note_rank.NoteRank", f"--trainer.callbacks.folder={tmp_path}"]
     for code, text in on_two_machines(tmp_path, *PPO, *note):
@@ -69,6 +77,13 @@ def test_two_machines_learn_one_policy_by_one_exchange_for_each_gradient_step(tm
     # all gradients and the KL divergence at once; Lightning asks with single numbers whether to stop
     exchanged = [numbers for numbers in first["exchanged"] if numbers > 1]
     assert exchanged == [first["parameters"] + 1] * first["gradient_steps"]
+
+    done = on_one_machine(tmp_path, *PPO, *note)  # which averages in memory that its processes share
+    assert done.returncode == 0, done.stderr
+    on_one = torch.load(tmp_path / "1.pt", weights_only=True)
+    assert not [numbers for numbers in on_one["exchanged"] if numbers > 1]
+    for same in ("weights", "optimizers", "gradient_steps", "env_steps"):
+        assert_same(first[same], on_one[same])
 
 
 def test_a_run_on_two_machines_goes_on_with_each_ones_replay(tmp_path: Path) -> None:
@@ -100,10 +115,7 @@ def test_a_fault_of_one_process_ends_all_with_one_line_each(launcher: str, tmp_p
         assert codes == (1, 1)
         lines = [line for text in printed for line in text.splitlines() if line.startswith("error: ")]
     else:
-        done = subprocess.run(
-            [sys.executable, "-m", "rl_lightning", *arguments, "--trainer.devices=2"],
-            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        done = on_one_machine(tmp_path, *arguments)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -60,6 +60,7 @@ from rl_lightning.environments.episodes import play_episodes, record_episode
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.fast.compilation import compiled_or_eager, writes_over_results
+from rl_lightning.fast.exchange import mean_of_processes
 from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.normalization import ReturnNormalizer
@@ -293,6 +294,8 @@ class Algorithm(LightningModule, ABC):
         self.check_data(data)
         self.clock, self._processes = data.clock, self.trainer.world_size
         if stage == "fit":
+            if self._processes > 1:
+                self._mean_of_all = mean_of_processes(self.trainer.strategy.root_device, self.trainer.num_nodes)
             self.gradient_steps, self.metrics = 0, {}
             self.clock.env_steps, self.clock.interrupted = 0, 0
             self.frozen.begin(type(self).__name__)
@@ -416,9 +419,8 @@ class Algorithm(LightningModule, ABC):
         if self._processes == 1:
             return tensors
         # not by Lightning's strategy, whose processes wait for each other before they exchange too
-        total = torch.cat([tensor.flatten() for tensor in tensors])
-        torch.distributed.all_reduce(total)
-        parts = torch.split(total.div_(self._processes), [tensor.numel() for tensor in tensors])
+        mean = self._mean_of_all([tensor.flatten() for tensor in tensors])
+        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
         return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
 
     def gather(self, tensor: Tensor) -> Tensor:
