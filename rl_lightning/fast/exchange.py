@@ -86,9 +86,9 @@ class MeanOnOneMachine:
             self._meet(count)
         except ConnectionError as error:
             raise dist.DistNetworkError(f"another process has ended: {error}") from error
-        first, *others = all_numbers
-        mean = first + others[0]
-        for other in others[1:]:
+        first, second, *others = all_numbers.unbind()
+        mean = first + second
+        for other in others:
             mean += other
         return mean.div_(len(all_numbers))
 
