@@ -30,7 +30,7 @@ class Episodes:
 
     def step(self, action: NDArray[Any]) -> Step:
         """One step of every environment, with the true last observation where an episode has ended."""
-        return self._taken(action, *self.envs.step(action))
+        return self._taken(action, self.envs.step(action))
 
     def begin_step(self, action: NDArray[Any]) -> None:
         """Let a `WatchedVector` begin a step, which `end_step` waits for."""
@@ -43,23 +43,16 @@ class Episodes:
         assert isinstance(self.envs, WatchedVector), "others step at once"
         assert self._under_way is not None, "begin_step comes first"
         action, self._under_way = self._under_way, None
-        return self._taken(action, *self.envs.step_wait())
+        return self._taken(action, self.envs.step_wait())
 
     @property
     def is_stepping(self) -> bool:
         """Whether a step has begun and not ended."""
         return self._under_way is not None
 
-    def _taken(
-        self,
-        action: NDArray[Any],
-        next_obs: Any,
-        reward: NDArray[Any],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        info: dict[str, Any],
-    ) -> Step:
-        """What a step has given; the environments whose episode it ended are reset."""
+    def _taken(self, action: NDArray[Any], returned: tuple[Any, ...]) -> Step:
+        """What a step has returned; the environments whose episode it ended are reset."""
+        next_obs, reward, terminated, truncated, info = returned
         obs, dropped = (self.obs, None) if not info else self._began_anew(info["began_anew"])
         step = Step(obs, action, reward, next_obs, terminated, truncated, dropped)
         if (done := step.done).any():
