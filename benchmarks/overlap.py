@@ -38,12 +38,12 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "slow-1": Task("Slow-v0", 1, 1.0, 600),
+    "slow-1": Task("Slow-v0", 1, 1.0, 400),
     "slow-8": Task("Slow-v0", 8, 1.0, 800),
     "halfcheetah-8": Task("HalfCheetah-v5", 8, 1.0, 800),
     "halfcheetah-8-eighth": Task("HalfCheetah-v5", 8, 0.125, 4_000),
 }
-LEARNING_STARTS, WARMUP = 400, 640  # environment steps
+LEARNING_STARTS, WARMUP = 264, 320  # environment steps
 
 
 class SlowEnv(gym.Env[Any, Any]):
