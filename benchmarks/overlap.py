@@ -1,12 +1,12 @@
 """What environments that step while the learner learns give: environment steps per second of SACv2, on and off in turn.
 
-`sync` steps the environments one after the other, `async` each in a process of its own, and `overlap` lets these step
-while the learner learns. HalfCheetah's physics takes about 0.15 ms a step; the slow environment works for 5 ms of its
-process's time. Networks of 256x256, batches of 256; one gradient step for each environment step, or for eight of them.
+One run turns `overlap` on and off after each ten iterations, so that what else the machine does falls on both alike.
+HalfCheetah's physics takes about 0.15 ms a step; the slow environment works for 5 ms of its process's time. Networks of
+256x256, batches of 256, one gradient step for each environment step, one torch thread.
 """
 
 import argparse
-import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,35 +15,30 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.report import describe_machine, markdown_table, publish, summarize
-from benchmarks.throughput import Marks, fit, measure, rate
+from benchmarks.throughput import fit
 from rl_lightning import ReplayDataModule, SACv2
-from rl_lightning.environments.make import Vectorization
 
-ARMS: dict[str, tuple[Vectorization, bool]] = {
-    "sync": ("sync", False),
-    "async": ("async", False),
-    "overlap": ("async", True),
-}
+ITERATIONS = 10  # of a training batch, after which `overlap` changes
 
 
 class Task(NamedTuple):
-    """What is trained, and for how long."""
+    """Which environments, and for how long."""
 
     env_id: str
     num_envs: int
-    replay_ratio: float
-    steps: int  # environment steps timed
+    pairs: int  # of batches without and with overlap
 
 
 TASKS = {
-    "slow-1": Task("Slow-v0", 1, 1.0, 400),
-    "slow-8": Task("Slow-v0", 8, 1.0, 800),
-    "halfcheetah-8": Task("HalfCheetah-v5", 8, 1.0, 800),
-    "halfcheetah-8-eighth": Task("HalfCheetah-v5", 8, 0.125, 4_000),
+    "slow-1": Task("Slow-v0", 1, 40),
+    "slow-8": Task("Slow-v0", 8, 10),
+    "halfcheetah-8": Task("HalfCheetah-v5", 8, 10),
 }
-LEARNING_STARTS, WARMUP = 264, 320  # environment steps
+LEARNING_STARTS = 264  # environment steps
+WARMUP = 4  # batches that are not timed: gradients compile
 
 
 class SlowEnv(gym.Env[Any, Any]):
@@ -70,50 +65,65 @@ class SlowEnv(gym.Env[Any, Any]):
 gym.register("Slow-v0", SlowEnv)
 
 
-def run(name: str, arm: str) -> Marks:
-    """Train."""
-    task, (vectorization, overlap) = TASKS[name], ARMS[arm]
+class Turns(Callback):
+    """Turns `overlap` on and off, and notes the seconds of each batch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the batch gathers anything."""
+        trainer.datamodule.overlap = len(self.seconds) % 2 == 1  # type: ignore[attr-defined]
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """After learning from it."""
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def measured(name: str) -> tuple[list[float], list[float]]:
+    """Environment steps per second of each batch without and with overlap, in pairs."""
+    task = TASKS[name]
+    per_batch = ITERATIONS * task.num_envs
+    length = LEARNING_STARTS + (WARMUP + 2 * task.pairs) * per_batch
     data = ReplayDataModule(
         task.env_id,
         num_envs=task.num_envs,
-        vectorization=vectorization,
-        total_env_steps=WARMUP + task.steps,
-        env_steps_per_epoch=WARMUP + task.steps,
+        vectorization="async",
+        total_env_steps=length,
+        env_steps_per_epoch=length,
         learning_starts=LEARNING_STARTS,
-        replay_ratio=task.replay_ratio,
-        env_steps_per_batch=10 * task.num_envs,
-        overlap=overlap,
+        env_steps_per_batch=per_batch,
+        overlap=True,
     )
-    return fit(SACv2(data.observation_space, data.action_space), data)
+    turns = Turns()
+    fit(SACv2(data.observation_space, data.action_space), data, [turns])
+    speeds = [per_batch / seconds for seconds in turns.seconds[WARMUP:]]
+    return speeds[::2], speeds[1::2]
 
 
 def main() -> None:
-    """Measure each task in each way, in turn; report."""
+    """Measure each task; report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="also write the report to this file")
-    parser.add_argument("--library", choices=list(ARMS), help="run the first task once, in this way")
     arguments = parser.parse_args()
-    if arguments.library is not None:
-        torch.set_num_threads(arguments.threads)
-        marks = run(arguments.tasks[0], arguments.library)
-        print("\n" + json.dumps({"steps_per_second": rate(marks, WARMUP)}))
-        return
-    rates = measure("benchmarks.overlap", arguments.tasks, arguments.pairs, arguments.threads, list(ARMS))
-    rows = [
-        [
-            name,
-            *(summarize(speeds) for speeds in zip(*measured, strict=True)),
-            summarize([on / off for _, off, on in measured]),
-            summarize([on / sync for sync, _, on in measured]),
-        ]
-        for name, measured in rates.items()
-    ]
-    header = ["task", *ARMS, "overlap / async", "overlap / sync"]
-    heading = f"# Environments that step meanwhile: environment steps per second, {arguments.threads} torch thread(s)"
-    publish("\n\n".join([heading, describe_machine(), markdown_table(header, rows)]), arguments.output)
+    torch.set_num_threads(1)
+    rows = []
+    for name in arguments.tasks:
+        off, on = measured(name)
+        ratios = [with_overlap / without for without, with_overlap in zip(off, on, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4)
+        rows.append(
+            [name, summarize(off), summarize(on), f"{quartiles[1]:.2f} [{quartiles[0]:.2f}, {quartiles[2]:.2f}]"]
+        )
+    header = ["task", "off, steps/s", "on, steps/s", "on / off, median [quartiles]"]
+    publish(
+        "\n\n".join(["# Environments that step meanwhile", describe_machine(), markdown_table(header, rows)]),
+        arguments.output,
+    )
 
 
 if __name__ == "__main__":
