@@ -71,8 +71,8 @@ class ReplayDataModule(EnvironmentDataModule):
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
         overlap: let the environments take the last step of each iteration while the learner takes its gradient steps,
-            which so learn from all steps but that one. It needs ``vectorization: async``, and pays where a step takes
-            long.
+            which so learn from all steps but that one. It needs ``vectorization: async``, and is for environments whose
+            step takes long, where a processor is free.
 
     Attributes:
         observation_space: of one environment.
