@@ -74,6 +74,7 @@ TASKS = {
     "SAC": off_policy("SAC", "Pendulum-v1"),
     "SAC, 3 environments": off_policy("SAC", "Pendulum-v1", num_envs=3, train_freq=2, replay_ratio=0.5),
     "SAC, async": off_policy("SAC", "Pendulum-v1", num_envs=2, vectorization="async"),
+    "TD3, overlap": off_policy("TD3", "Pendulum-v1", num_envs=2, vectorization="async", overlap=True),
     "SAC, compiled": off_policy("SAC", "Pendulum-v1", {"compile": True}),
     "SACv2, MuJoCo": off_policy("SACv2", "Hopper-v5"),
     "TD3, MuJoCo": off_policy("TD3", "HalfCheetah-v5"),

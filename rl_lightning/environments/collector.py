@@ -87,11 +87,9 @@ class Collector:
             EnvironmentFault: whatever an environment breaks.
         """
         steps: list[Step] = []
-        space, device = self._envs.single_observation_space, self.actor.device
         with self._acting():
             while len(steps) != num_steps:
-                action = self.actor.act(to_device(to_tensor(self._episodes.obs, space), device))
-                step = self._step(to_numpy(action))
+                step = self._noted(self._episodes.step(self._action()))
                 if num_steps is None and step.dropped is not None:
                     steps.clear()  # of an episode that will never be whole
                 steps.append(step)
@@ -104,7 +102,27 @@ class Collector:
         for _ in range(-(-env_steps // self.env_steps_per_row)):
             if self.clock.interrupted:
                 return
-            yield self._step(self._envs.action_space.sample(), is_random=True)
+            yield self._noted(self._episodes.step(self._envs.action_space.sample()), is_random=True)
+
+    def begin_step(self) -> None:
+        """Let environments in processes of their own begin one step with the actor's policy.
+
+        Until `end_step` nothing else can be asked of them, and neither clock nor episodes have moved.
+
+        Raises:
+            Divergence: an action that is not finite.
+        """
+        with self._acting():
+            action = self._action()
+        self._episodes.begin_step(action)
+
+    def end_step(self) -> Step:
+        """Wait for the step that was begun.
+
+        Raises:
+            EnvironmentFault: whatever an environment breaks.
+        """
+        return self._noted(self._episodes.end_step())
 
     @property
     def longest(self) -> int:
@@ -115,13 +133,14 @@ class Collector:
         """What later steps depend on: random actions' generator, and with `with_envs` the episodes under way.
 
         Args:
-            with_envs: where the environments can be restored, see `rl_lightning.environments.state`.
+            with_envs: where the environments can be restored, see `rl_lightning.environments.state`. In the middle of
+                a step they cannot: whoever goes on from there has not taken it, and begins new episodes.
         """
         state: State = {
             "action_rng": self._envs.action_space.np_random.bit_generator.state,
             "finished": torch.tensor(self.finished, dtype=torch.float64).reshape(-1, 2),
         }
-        if with_envs:
+        if with_envs and not self._episodes.is_stepping:
             state["episodes"] = {
                 "envs": capture(self._envs),
                 "obs": map_obs(_copied, self._episodes.obs),
@@ -151,13 +170,18 @@ class Collector:
         """Close the environments."""
         self._envs.close()
 
-    def _step(self, action: NDArray[Any], is_random: bool = False) -> Step:
+    def _action(self) -> NDArray[Any]:
+        space, device = self._envs.single_observation_space, self.actor.device
+        action = to_numpy(self.actor.act(to_device(to_tensor(self._episodes.obs, space), device)))
         if not np.isfinite(action).all():
             raise Divergence(
                 f"the policy's action {action.tolist()} at environment step {self.clock.env_steps} is not finite: "
                 "its network diverged; lower the learning rates or scale the reward"
             )
-        step = self._episodes.step(action)
+        return action
+
+    def _noted(self, step: Step, is_random: bool = False) -> Step:
+        """A step that was taken: it moves the clock and the episodes under way."""
         if step.dropped is not None:
             self._drop(step.dropped)
         self._latest = step

@@ -80,6 +80,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, len(workers)) for space in spaces)
         self.observations = batch
+        self._under_way: list[Any] | None = None  # each environment's action of the step that it is taking
         self._seeds: list[int | None] = [None] * self.num_envs  # of each environment's latest seeded reset
 
     @property
@@ -90,6 +91,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
     def reset(  # noqa: D102 (Gymnasium's)
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        self._check_idle()
         seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
         if seed is not None:
             self._seeds = seeds
@@ -107,9 +109,20 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
     def step(  # noqa: D102 (Gymnasium's)
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        each = list(iterate(self.action_space, actions))
-        for worker, action in zip(self.workers, each, strict=True):
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step; those in processes of their own take it while this one goes on."""
+        self._check_idle()
+        self._under_way = list(iterate(self.action_space, actions))
+        for worker, action in zip(self.workers, self._under_way, strict=True):
             worker.send("step", action)
+
+    def step_wait(self) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """The end of the step that was begun, as of `step`."""
+        assert self._under_way is not None, "step_async comes first"
+        each, self._under_way = self._under_way, None
         rewards, began_anew = np.empty(self.num_envs), {}
         terminated, truncated = np.empty(self.num_envs, dtype=bool), np.empty(self.num_envs, dtype=bool)
         for index, worker in enumerate(self.workers):
@@ -124,6 +137,7 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
 
     def call(self, name: str, *args: Any) -> tuple[Any, ...]:
         """The attribute of this name of every environment; a method is called with `args`."""
+        self._check_idle()
         for worker in self.workers:
             worker.send("call", name, *args)
         return tuple(worker.receive() for worker in self.workers)
@@ -131,6 +145,10 @@ class WatchedVector(VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
         close_all(self.workers)
+
+    def _check_idle(self) -> None:
+        if self._under_way is not None:
+            raise RuntimeError("a step is under way: step_wait() comes first")
 
     def _keep(self, index: int, obs: Any) -> None:
         if obs is not None:  # else its worker has written it

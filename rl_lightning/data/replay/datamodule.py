@@ -70,6 +70,9 @@ class ReplayDataModule(EnvironmentDataModule):
             policy's.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
+        overlap: let the environments take the last step of each iteration while the learner takes its gradient steps,
+            which so learn from all steps but that one. It needs ``vectorization: async``, and is for environments whose
+            step takes long, where a processor is free.
 
     Attributes:
         observation_space: of one environment.
@@ -107,6 +110,7 @@ class ReplayDataModule(EnvironmentDataModule):
         max_env_restarts: int = 0,
         eval_max_episode_steps: int | None = None,
         eval_num_envs: int | None = None,
+        overlap: bool = False,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
@@ -159,7 +163,13 @@ class ReplayDataModule(EnvironmentDataModule):
             buffer_file,
             "with buffer_on_device there is no memory of this machine to replace; give one of the two",
         )
-        self.learning_starts, self.train_freq = learning_starts, train_freq
+        require(
+            vectorization == "async" or not overlap,
+            "overlap",
+            overlap,
+            "only environments in processes of their own step meanwhile; give vectorization=async, or false",
+        )
+        self.learning_starts, self.train_freq, self.overlap = learning_starts, train_freq, overlap
         self.updates, self.batch_size, self.buffer_size = round(updates), batch_size, buffer_size
         self.iterations_per_batch = env_steps_per_batch // iteration
         self.save_buffer, self.clip_rewards = save_buffer, clip_rewards
@@ -267,16 +277,25 @@ class ReplayDataModule(EnvironmentDataModule):
     def draw(self, gamma: float) -> tuple[Transition, Tensor]:
         """The minibatches of one iteration: gather `train_freq` steps of every environment, then sample.
 
+        With `overlap` the last of these steps is under way from here to `end_iteration`, and is not sampled.
+
         Args:
             gamma: the discount that the rewards of several steps are summed with.
 
         Returns:
             As `ReplayBuffer.sample`: transitions [updates, batch_size, ...] and their numbers.
         """
-        for step in self.collector.collect(self.train_freq):
+        for step in self.collector.collect(self.train_freq - 1 if self.overlap else self.train_freq):
             self._store(step)
+        if self.overlap:
+            self.collector.begin_step()
         beta = self.beta if self.priority_alpha > 0 else 1.0
         return self.buffer.sample(self.updates, self.batch_size, gamma, beta)
+
+    def end_iteration(self) -> None:
+        """Store the step that the environments took meanwhile."""
+        if self.overlap:
+            self._store(self.collector.end_step())
 
     @property
     def beta(self) -> float:

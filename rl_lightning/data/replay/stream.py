@@ -29,6 +29,9 @@ class Source(Protocol):
     def draw(self, gamma: float) -> tuple[Transition, Tensor]:
         """Gather the steps of one iteration, then sample its minibatches, [updates, batch_size, ...]."""
 
+    def end_iteration(self) -> None:
+        """Its minibatches have been learned from."""
+
 
 class ReplayStream:
     """One training batch: minibatches of `env_steps_per_batch` environment steps, an iteration after the other.
@@ -58,6 +61,7 @@ class ReplayStream:
             for number, minibatch in zip(index, minibatches_of(batch, self.device), strict=True):
                 self._index = number
                 yield minibatch
+            self.source.end_iteration()
 
     def prioritize(self, td_error: Tensor | None) -> None:
         """Give the transitions of the latest minibatch the priorities of their TD errors, if replay has priorities.
