@@ -124,8 +124,7 @@ class DQN(Algorithm):
 def epsilon_greedy(q: Tensor, epsilon: float) -> Tensor:
     """argmax_a Q(s, a), or with probability ε any action. [B, A] to [B] int64."""
     greedy = q.argmax(-1)  # [B]
-    explores = torch.rand(len(q)).numpy() < epsilon  # [B], on the CPU: reading it off a GPU would wait for that
-    if not explores.any():  # by NumPy, which takes half of torch's time for so few numbers
+    explores = torch.empty(len(q)).uniform_() < epsilon  # [B], on the CPU: reading it off a GPU would wait for that
+    if not explores.any():
         return greedy
-    mask = to_device(torch.from_numpy(explores), q.device)
-    return torch.where(mask, torch.randint_like(greedy, q.shape[1]), greedy)
+    return torch.where(to_device(explores, q.device), torch.randint_like(greedy, q.shape[1]), greedy)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from rl_lightning.errors import require
 from rl_lightning.fast.layers import one_after_the_other
@@ -39,4 +39,6 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.Linear(widths[-1], out_features))
 
-    forward = one_after_the_other
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        return one_after_the_other(self, x)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from rl_lightning.errors import UsageError, one_line
-from rl_lightning.fast.layers import Way, steps_of
 from rl_lightning.functional import gae
 from rl_lightning.networks.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
 from rl_lightning.networks.encoders import NatureCNN, make_encoder
@@ -30,11 +29,7 @@ class CategoricalHead(nn.Module):
         self.body = network(in_features, gym.spaces.flatdim(space))
 
     def forward(self, features: Tensor) -> Categorical | MultiCategorical | Bernoulli:  # noqa: D102
-        return self.distribution(self.body(features))
-
-    def distribution(self, out: Tensor) -> Categorical | MultiCategorical | Bernoulli:
-        """Of what the body returns, [B, K]."""
-        logits = out.float()
+        logits = self.body(features).float()  # [B, K]
         if self.binary:
             return Bernoulli(logits)
         if self.choices:
@@ -61,11 +56,7 @@ class GaussianHead(nn.Module):
         self.log_std = None if state_dependent_std else nn.Parameter(torch.full((action_dim,), log_std_init))
 
     def forward(self, features: Tensor) -> Gaussian:  # noqa: D102
-        return self.distribution(self.body(features))
-
-    def distribution(self, out: Tensor) -> Gaussian:
-        """Of what the body returns, [B, A] or [B, 2 A]."""
-        out = out.float()
+        out = self.body(features).float()
         if self.log_std is not None:
             return Gaussian(out, self.log_std.expand_as(out))
         mean, log_std = out.chunk(2, dim=-1)
@@ -160,23 +151,9 @@ class PolicyAndValue(nn.Module):
 
     def distribution(self, obs: Obs) -> Distribution:
         """π(·|s) alone."""
-        seen: Any = self.normalized(obs)
-        steps = steps_of(self, self._way)
-        if steps is None:
-            encoder, head = self.policy
-            distribution: Distribution = head(encoder(seen))
-            return distribution
-        for step in steps:
-            seen = step(seen)
-        distribution = seen
-        return distribution
-
-    def _way(self) -> Way | None:
-        """Of the policy's forward pass, as long as it has a head of ours."""
         encoder, head = self.policy
-        if type(head) not in (CategoricalHead, GaussianHead):
-            return None
-        return Way([encoder, head.body], head.distribution, [self, self.policy, head])
+        distribution: Distribution = head(encoder(self.normalized(obs)))
+        return distribution
 
     def values(self, obs: Obs) -> Tensor:
         """V(s) alone, [B]."""

@@ -1,16 +1,9 @@
-from copy import deepcopy
-
-import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from test_switch import entered
 from torch import nn
-from toys import TINY, counter_data, fit, tiny_sac
+from toys import counter_data, fit, tiny_sac
 
 from rl_lightning.networks import MLP
-from rl_lightning.networks.encoders import OneHotEncoder
-from rl_lightning.networks.policy_and_value import PolicyAndValue
 
 HOOKS = {
     "forward": lambda layer, hook: layer.register_forward_hook(hook),
@@ -112,90 +105,3 @@ def test_a_hook_on_a_layer_is_called_whenever_its_learner_acts_and_learns():
     fit(model, data)
     # eight steps after the random ones: each is acted, and learned from with a batch of 8
     assert sizes == [1, 8] * 8
-
-
-SPACE = Box(-1.0, 1.0, (3,), np.float32)
-NETWORKS = {
-    "normals": lambda: PolicyAndValue(SPACE, Box(-1.0, 1.0, (2,), np.float32), TINY, normalize_observations=True),
-    "normals, their own deviation": lambda: PolicyAndValue(SPACE, SPACE, TINY, state_dependent_std=True),
-    "choices": lambda: PolicyAndValue(SPACE, Discrete(4), TINY),
-    "several choices": lambda: PolicyAndValue(SPACE, MultiDiscrete([2, 3]), TINY),
-    "numbers of states": lambda: PolicyAndValue(Discrete(3), Discrete(4), TINY),
-}
-
-
-def act(networks, obs):
-    with torch.no_grad():
-        torch.manual_seed(0)
-        return networks.act(obs), networks.act(obs, deterministic=True), torch.random.get_rng_state()
-
-
-def check_acting(networks, plain_ways, passes):
-    """Acting equals plain acting, by the short way or not."""
-    discrete = isinstance(networks.policy[0], OneHotEncoder)
-    for batch in (1, 5):
-        obs = torch.arange(batch) % 3 if discrete else torch.randn(batch, 3)
-        with plain_ways():
-            expected = act(networks, obs)
-        with entered() as names:
-            actual = act(networks, obs)
-        assert ("layers._linear.<locals>.<lambda>" in names) is passes
-        assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
-
-
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_acting_past_the_calls_of_modules_is_bit_equal_whatever_becomes_of_the_parameters(make, plain_ways):
-    networks = make()
-    optimizer = torch.optim.SGD(networks.parameters(), lr=1.0)
-    check_acting(networks, plain_ways, True)
-    for parameter in networks.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    check_acting(networks, plain_ways, True)
-    networks.load_state_dict({name: torch.randn_like(x).abs() for name, x in networks.state_dict().items()})
-    check_acting(networks, plain_ways, True)
-    networks.load_state_dict(make().state_dict(), assign=True)
-    check_acting(networks, plain_ways, True)
-    for parameter in networks.parameters():
-        parameter.data = torch.randn_like(parameter)
-    check_acting(networks, plain_ways, True)
-    check_acting(deepcopy(networks), plain_ways, True)
-    networks.policy[1].body = MLP(3, networks.policy[1].body[-1].out_features, activation="tanh")
-    check_acting(networks, plain_ways, True)
-    networks.policy[1].body[0] = Doubled(3, 256)
-    check_acting(networks, plain_ways, True)
-
-
-class Twice(nn.Sequential):
-    def forward(self, x):
-        return 2.0 * super().forward(x)
-
-
-def parts(networks):
-    encoder, head = networks.policy
-    return {"encoder": encoder, "head": head, "body": head.body, "layer": head.body[1]}
-
-
-@pytest.mark.parametrize("name", ["encoder", "head", "body", "layer"])
-def test_a_hook_or_another_forward_of_any_part_of_a_policy_is_called_from_the_next_action_on(name, plain_ways):
-    networks, obs, calls = NETWORKS["choices"](), torch.randn(2, 3), []
-    check_acting(networks, plain_ways, True)
-    part = parts(networks)[name]
-    handle = part.register_forward_hook(lambda *_: calls.append(name))
-    act(networks, obs)
-    assert calls == [name, name]
-    handle.remove()
-    check_acting(networks, plain_ways, True)
-    forward = part.forward
-    part.forward = lambda x: calls.append("own") or forward(x)
-    act(networks, obs)
-    assert calls == [name, name, "own", "own"]
-    del part.forward
-    check_acting(networks, plain_ways, True)
-
-
-def test_a_sequence_with_a_forward_of_its_own_is_not_taken_apart(plain_ways):
-    networks = NETWORKS["choices"]()
-    check_acting(networks, plain_ways, True)
-    networks.policy[1].body = Twice(nn.Linear(3, 4), nn.Tanh())
-    check_acting(networks, plain_ways, False)
