@@ -32,6 +32,7 @@ from rl_lightning.optim import FusedAdam
 
 NUM_ENVS, ROLLOUT_STEPS = 8, 128
 ROLLOUT = NUM_ENVS * ROLLOUT_STEPS  # environment steps
+BATCH_SIZE = 256
 WARMUP = ROLLOUT  # environment steps before the time is taken
 GAME = {"game": "Pong", "repeat_action_probability": 0.0}
 ATARI = "rl_lightning.atari:Atari-v0"
@@ -56,7 +57,7 @@ def train_ours(vectorization: Vectorization, rollouts: int) -> float:
         data.observation_space,
         data.action_space,
         n_epochs=4,
-        batch_size=256,
+        batch_size=BATCH_SIZE,
         clip_range=0.1,
         ent_coef=0.01,
         shared_trunk=True,
@@ -80,7 +81,7 @@ def train_sb3(rollouts: int) -> float:
         their_envs(),
         learning_rate=2.5e-4,
         n_steps=ROLLOUT_STEPS,
-        batch_size=256,
+        batch_size=BATCH_SIZE,
         n_epochs=4,
         clip_range=0.1,
         ent_coef=0.01,

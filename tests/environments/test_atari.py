@@ -1,9 +1,12 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from rl_lightning import DQN, ReplayDataModule, UsageError, make_env, make_vec_env
+from rl_lightning.environments.state import capture, restore
 
 ale_py = pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
@@ -126,6 +129,85 @@ def test_a_q_network_takes_the_images():
     model = DQN(env.observation_space, env.action_space, compile=False)
     obs = torch.from_numpy(env.reset(seed=0)[0])[None]
     assert model.act(obs, deterministic=True).shape == (1,)
+
+
+# The emulator's memory is read at every frame in place of its screen, which Gymnasium's wrapper asks for itself
+
+
+def drawn_at_every_frame(
+    game,
+    frame_skip=4,
+    frame_stack=4,
+    noop_max=30,
+    terminal_on_life_loss=False,
+    repeat_action_probability=0.25,
+    full_action_space=False,
+):
+    """The same game by Gymnasium's wrappers alone."""
+    env = gym.make(
+        f"ALE/{game}-v5",
+        obs_type="grayscale",
+        frameskip=1,
+        repeat_action_probability=repeat_action_probability,
+        full_action_space=full_action_space,
+        disable_env_checker=True,
+    )
+    env = AtariPreprocessing(env, noop_max, frame_skip, terminal_on_life_loss=terminal_on_life_loss)
+    return FrameStackObservation(env, frame_stack)
+
+
+@pytest.fixture
+def drawn():
+    gym.register("Drawn-v0", drawn_at_every_frame)
+    yield "Drawn-v0"
+    del gym.registry["Drawn-v0"]
+
+
+def everything(env, frames):
+    """All that resets and steps return over several episodes, which are truncated after `frames` of the emulator."""
+    env.unwrapped.ale.setInt("max_num_frames_per_episode", frames)
+    env.action_space.seed(5)
+    obs, info = env.reset(seed=5)
+    seen = [(obs.tobytes(), info)]
+    for _ in range(500):
+        obs, *rest = env.step(env.action_space.sample())
+        seen.append((obs.tobytes(), *rest))
+        if rest[1] or rest[2]:
+            obs, info = env.reset()
+            seen.append((obs.tobytes(), info))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [
+        ({"game": "Breakout"}, 108_000),
+        ({"game": "Breakout", "terminal_on_life_loss": True, "noop_max": 0, "frame_stack": 1}, 108_000),
+        ({"game": "Breakout", "frame_skip": 1, "frame_stack": 2}, 201),
+        ({"game": "Boxing", "frame_skip": 3, "repeat_action_probability": 0.0, "full_action_space": True}, 201),
+        ({"game": "Qbert", "frame_skip": 2, "repeat_action_probability": 1.0, "noop_max": 3}, 201),
+    ],
+)
+def test_every_pixel_reward_flag_and_info_is_as_with_screens_drawn_at_every_frame(settings, frames, drawn):
+    expected = everything(make_env(drawn, settings), frames)
+    assert everything(make_env(ATARI, settings), frames) == expected
+    ends = [step[2:4] for step in expected if len(step) == 5 and True in step[2:4]]
+    assert len(ends) > 1
+    assert {*ends} == {(False, True) if frames == 201 else (True, False)}
+
+
+def test_a_state_saved_with_screens_drawn_at_every_frame_is_played_on(drawn):
+    before, now, never_saved = (
+        make_vec_env(env_id, 1, env_kwargs={"game": "Breakout"}) for env_id in (drawn, ATARI, ATARI)
+    )
+    for envs in (before, never_saved):
+        envs.reset(seed=[3])
+        for action in (1, 2, 3, 2, 0, 3, 3):
+            envs.step(np.array([action]))
+    restore(now, capture(before))
+    for action in np.random.default_rng(0).integers(4, size=60):
+        found, expected = now.step(action[None]), never_saved.step(action[None])
+        assert [part.tobytes() for part in found[:4]] == [part.tobytes() for part in expected[:4]]
 
 
 # Refusals
