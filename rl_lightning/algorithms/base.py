@@ -544,6 +544,7 @@ class Algorithm(LightningModule, ABC):
             "algorithm": type(self).__name__,
             "env_id": getattr(data, "env_id", None),
             "env_kwargs": plain(getattr(data, "env_kwargs", {})),
+            "wrappers": plain(getattr(data, "described_wrappers", [])),
             **describe(self, self.policy_network, self.observation_space, action_space),
             "training": {
                 "env_steps": self.env_steps,

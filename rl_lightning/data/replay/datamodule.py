@@ -15,6 +15,7 @@ from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, trans
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Step, Transition
 
@@ -70,6 +71,8 @@ class ReplayDataModule(EnvironmentDataModule):
             policy's.
         env_steps_per_batch: environment steps of a training batch, the unit of `log_every_n_steps`, in which iterations
             follow each other without Lightning's loop in between; rounded up to whole ones, by default one.
+        wrappers: put around every environment, of training, evaluation and recording alike, the first of them
+            innermost; each is called with an environment. See docs/environments.md.
 
     Attributes:
         observation_space: of one environment.
@@ -107,6 +110,7 @@ class ReplayDataModule(EnvironmentDataModule):
         max_env_restarts: int = 0,
         eval_max_episode_steps: int | None = None,
         eval_num_envs: int | None = None,
+        wrappers: list[EnvWrapper] | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
@@ -129,6 +133,7 @@ class ReplayDataModule(EnvironmentDataModule):
             max_env_restarts,
             eval_max_episode_steps,
             eval_num_envs,
+            wrappers,
         )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
