@@ -21,6 +21,7 @@ from gymnasium.wrappers import (
     RecordEpisodeStatistics,
     TimeLimit,
     TransformAction,
+    TransformObservation,
     TransformReward,
 )
 
@@ -33,7 +34,7 @@ from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.environments.wrappers import EnvWrapper, name_of, put_around
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line, reason_of, require
-from rl_lightning.spaces import learners_actions
+from rl_lightning.spaces import learners_actions, learners_observations
 
 Vectorization = Literal["auto", "sync", "async", "envpool"]
 
@@ -189,7 +190,7 @@ def make_env(
     index: int = 0,
     wrappers: Sequence[EnvWrapper] = (),
 ) -> CheckedEnv:
-    """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0.
+    """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0, no Tuples.
 
     What a learner gives beyond [-1, 1], as an unbounded policy does, is clipped.
 
@@ -227,7 +228,7 @@ def make_env(
         space = getattr(env, name, None)
         allowed = "it must be a gymnasium.Space from the constructor on; set it there"
         require(isinstance(space, gym.Space), f"{name} of {env_id}", space, allowed)
-    checked = CheckedEnv(_with_learners_actions(env), index)
+    checked = CheckedEnv(_with_learners_actions(_with_learners_observations(env)), index)
     checked.own_action_space = env.action_space
     return checked
 
@@ -259,6 +260,11 @@ def _tell_mujocos_warnings_once() -> None:
         import mujoco
 
         mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=1))
+
+
+def _with_learners_observations(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    space, to_learner = learners_observations(env.observation_space)
+    return env if to_learner is None else TransformObservation(env, to_learner, space)
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

@@ -44,8 +44,9 @@ def put_around(env: gym.Env[Any, Any], wrappers: Sequence[EnvWrapper], env_id: s
             raise UsageError(f"{what}: it raised {reason_of(error)}; mend it, or its init_args") from error
         if not isinstance(env, gym.Env):
             inner.close()
-            what = f"wrappers[{index}]={name_of(wrapper)} is not allowed: it returned no environment but {type(env).__name__}"
-            raise UsageError(f"{what}; give what is called with an environment and returns one")
+            what = f"it returned no environment but {type(env).__name__}"
+            advice = "give what is called with an environment and returns one"
+            raise UsageError(f"wrappers[{index}]={name_of(wrapper)} is not allowed: {what}; {advice}")
     return env
 
 

@@ -1,16 +1,20 @@
-"""The body of every network: a multi-layer perceptron."""
+"""The body of every network: a multi-layer perceptron, or any module, with encoders of the user's own before it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
+import gymnasium as gym
 from torch import Tensor, nn
 
 from rl_lightning.errors import require
 from rl_lightning.fast.layers import one_after_the_other
 
-NetworkCallable = Callable[[int, int], nn.Module]
+BodyCallable = Callable[[int, int], nn.Module]
 """A body: called with (in_features, out_features), returns a module that maps [..., in] to [..., out]."""
+
+EncoderCallable = Callable[[gym.Space[Any]], nn.Module]
+"""Called with a space, returns a module with `out_features` that maps its observations [B, *obs_shape] to [B, out]."""
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}
 
@@ -42,3 +46,24 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         return one_after_the_other(self, x)
+
+
+class WithEncoders:
+    """A body behind encoders of the user's own, each in the place of the one that the space would get.
+
+    Args:
+        encoders: by the names of the observations that they are for: ``obs.KEY`` of a Dict's entry, ``obs.KEY.KEY`` in
+            a nested one, ``obs`` for all of it.
+        network: the body.
+    """
+
+    def __init__(self, encoders: Mapping[str, EncoderCallable], network: BodyCallable = MLP) -> None:
+        self.encoders, self.network = dict(encoders), network
+
+    def __call__(self, in_features: int, out_features: int) -> nn.Module:
+        """The body alone."""
+        return self.network(in_features, out_features)
+
+
+NetworkCallable = BodyCallable | WithEncoders
+"""What a learner makes each of its networks of."""
