@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
-from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_to_keep
+from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, readable, transitions_to_keep
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
@@ -109,6 +110,7 @@ class RolloutReplayDataModule(RolloutDataModule):
             self.check_memory()
             spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
             self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+            rank_zero_info(f"The replay buffer takes {readable(self._buffer.nbytes)} of memory when it is full")
             if left is not None:
                 self._buffer.load_state_dict(left.state_dict())
 

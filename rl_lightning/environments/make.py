@@ -245,7 +245,8 @@ def _spec_with(env_id: str, kwargs: dict[str, Any]) -> EnvSpec:
 def _hint(env_id: str) -> str:
     """What could be meant by an id that is not registered."""
     for module, beginnings in FAMILIES.items():
-        if env_id.startswith(beginnings):
+        is_imported = any(known.startswith(beginnings) for known in gym.registry)
+        if env_id.startswith(beginnings) and not is_imported:
             fix = f"importing {module} registers it; give env_id={module}:{env_id}"
             game = env_id.removeprefix("ALE/").partition("-")[0]
             atari = f", or env_id=rl_lightning.atari:Atari-v0 with env_kwargs.game={game}, frames skipped and stacked"

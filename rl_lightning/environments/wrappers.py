@@ -9,15 +9,13 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from rl_lightning.errors import UsageError, reason_of
+from rl_lightning.errors import UsageError, one_line, reason_of
 from rl_lightning.types import State
 
 EnvWrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 """Called with an environment, returns it wrapped: a class, its settings bound by `functools.partial`, or a function."""
 
-STATISTICS: dict[
-    type[gym.Wrapper[Any, Any, Any, Any]], str
-] = {  # each with the setting that keeps them as they must be
+STATISTICS: dict[type[Any], str] = {  # each with the setting that keeps them as they must be
     NormalizeObservation: "normalize_observations=true",
     NormalizeReward: "normalize_returns=true",
 }
@@ -63,7 +61,7 @@ def described(wrapper: EnvWrapper) -> State:
         target = last if isinstance(last, type) else wrapper.func  # the command line's own maker comes before the class
     named = target if hasattr(target, "__qualname__") else type(target)
     path = f"{named.__module__}.{named.__qualname__}"
-    return {"class_path": path, "init_args": json.loads(json.dumps(settings, default=_in_words))}
+    return {"class_path": path, "init_args": {name: _data(value) for name, value in settings.items()}}
 
 
 def name_of(wrapper: EnvWrapper) -> str:
@@ -92,6 +90,9 @@ def check_statistics(env: gym.Env[Any, Any], env_id: str) -> None:
         env = env.env
 
 
-def _in_words(value: Any) -> str:
-    """Without the address in memory, which is another one in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))
+def _data(value: Any) -> Any:
+    """What JSON makes of it, or else words without an address in memory, which is another one in every process."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return re.sub(r" at 0x[0-9a-f]+", "", one_line(repr(value)))

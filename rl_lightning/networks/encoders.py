@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lightning.errors import UsageError, one_line, require
-from rl_lightning.networks.mlp import EncoderCallable, NetworkCallable, WithEncoders
+from rl_lightning.networks.mlp import EncoderCallable, NetworkCallable, encoders_of
 from rl_lightning.spaces import has_numbers, leaves_of, to_tensor, zeros_of
 from rl_lightning.types import Obs, map_obs
 
@@ -165,7 +165,8 @@ def make_encoder(space: gym.Space[Any], network: NetworkCallable | None = None) 
     Args:
         space: a Box (three dimensions are an image), Discrete, MultiDiscrete, MultiBinary, or a Dict of them, nested or
             not. (`rl_lightning.make_env` makes Dicts of Tuples.)
-        network: the body behind it, which may bring encoders of the user's own: see `WithEncoders`.
+        network: the body behind it, which may have encoders of the user's own bound to it: see
+            `rl_lightning.networks.WithEncoders`.
 
     Raises:
         UsageError: any other space; an encoder for observations that there are not, or that does not do what it says.
@@ -173,7 +174,7 @@ def make_encoder(space: gym.Space[Any], network: NetworkCallable | None = None) 
     leaves = leaves_of(space)
     if without := {name: leaf for name, leaf in leaves.items() if not has_numbers(leaf)}:
         raise UsageError(_not_supported(space, without))
-    encoders = network.encoders if isinstance(network, WithEncoders) else {}
+    encoders = encoders_of(network)
     unknown = [name for name in encoders if not any(f"{leaf}.".startswith(f"{name}.") for leaf in leaves)]
     require(not unknown, "encoders", unknown, f"the observations are {', '.join(leaves)}")
     return _encoder(space, encoders, "obs")

@@ -1,6 +1,7 @@
 """The body of every network: a multi-layer perceptron, or any module, with encoders of the user's own before it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from rl_lightning.errors import require
 from rl_lightning.fast.layers import one_after_the_other
 
-BodyCallable = Callable[[int, int], nn.Module]
+NetworkCallable = Callable[[int, int], nn.Module]
 """A body: called with (in_features, out_features), returns a module that maps [..., in] to [..., out]."""
 
 EncoderCallable = Callable[[gym.Space[Any]], nn.Module]
@@ -48,22 +49,39 @@ class MLP(nn.Sequential):
         return one_after_the_other(self, x)
 
 
-class WithEncoders:
+class WithEncoders(nn.Module):
     """A body behind encoders of the user's own, each in the place of the one that the space would get.
 
+    Like the settings of any body they are bound first, ``partial(WithEncoders, encoders={"obs.image": MyEncoder})``:
+    encoders are made before it, since they say how many features it gets.
+
     Args:
+        in_features: features of all encoders.
+        out_features: of the body.
         encoders: by the names of the observations that they are for: ``obs.KEY`` of a Dict's entry, ``obs.KEY.KEY`` in
-            a nested one, ``obs`` for all of it.
+            a nested one, ``obs`` for all of it. `encoders_of` finds them.
         network: the body.
     """
 
-    def __init__(self, encoders: Mapping[str, EncoderCallable], network: BodyCallable = MLP) -> None:
-        self.encoders, self.network = dict(encoders), network
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        encoders: Mapping[str, EncoderCallable],
+        network: NetworkCallable = MLP,
+    ) -> None:
+        super().__init__()
+        self.body = network(in_features, out_features)
 
-    def __call__(self, in_features: int, out_features: int) -> nn.Module:
-        """The body alone."""
-        return self.network(in_features, out_features)
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        out: Tensor = self.body(x)
+        return out
 
 
-NetworkCallable = BodyCallable | WithEncoders
-"""What a learner makes each of its networks of."""
+def encoders_of(network: NetworkCallable | None) -> Mapping[str, EncoderCallable]:
+    """The encoders that are bound to a `WithEncoders`; none of any other body."""
+    if isinstance(network, partial) and WithEncoders in (network.func, *network.args):  # the second by the command line
+        found: Mapping[str, EncoderCallable] = network.keywords.get("encoders", {})
+        return found
+    return {}

@@ -116,5 +116,10 @@ def test_the_encoder_of_the_page_works_with_the_networks_of_a_learner(files):
     from rl_lightning.networks import WithEncoders
 
     space = gym.spaces.Dict({"image": gym.spaces.Box(0, 10, (7, 7, 3), np.uint8), "direction": gym.spaces.Discrete(4)})
-    learner = PPO(space, gym.spaces.Discrete(3), network=WithEncoders({"obs.image": files["Kinds"]}), compile=False)
+    learner = PPO(
+        space,
+        gym.spaces.Discrete(3),
+        network=partial(WithEncoders, encoders={"obs.image": files["Kinds"]}),
+        compile=False,
+    )
     assert learner.networks.policy[0].out_features == 7 * 7 * 8 + 4

@@ -207,7 +207,9 @@ def test_a_reason_without_words_is_the_kind_of_the_error():
     ],
 )
 def test_an_id_that_a_package_registers_when_it_is_imported_is_answered_with_what_works(env_id, fix, monkeypatch):
-    monkeypatch.delitem(gym.registry, env_id, raising=False)
+    begins = env_id[:4]
+    for known in [known for known in gym.registry if known.startswith(begins)]:
+        monkeypatch.delitem(gym.registry, known)
     with pytest.raises(UsageError) as caught:
         make_env(env_id)
     assert fix in str(caught.value)

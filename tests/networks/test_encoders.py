@@ -199,7 +199,7 @@ def test_each_encoder_can_be_replaced_by_ones_own(name, features):
         own.out_features, own.forward = 5, lambda obs: torch.ones(len(obs["choice"]), 5)
         return own
 
-    encoder = make_encoder(GRID, WithEncoders({name: two if name == "obs.inner" else Table}))
+    encoder = make_encoder(GRID, partial(WithEncoders, encoders={name: two if name == "obs.inner" else Table}))
     obs = to_tensor(batch_of(GRID, 6), GRID)
     assert encoder.out_features == features
     assert encoder(obs).shape == (6, features)
@@ -214,7 +214,7 @@ def batch_of(space, count):
 
 
 def test_the_whole_of_a_space_that_is_no_dict_can_have_an_encoder_of_ones_own_too():
-    encoder = make_encoder(Discrete(4, start=2), WithEncoders({"obs": Table}))
+    encoder = make_encoder(Discrete(4, start=2), partial(WithEncoders, encoders={"obs": Table}))
     assert encoder(torch.tensor([2, 5])).shape == (2, 3)
 
 
@@ -228,16 +228,16 @@ def test_the_whole_of_a_space_that_is_no_dict_can_have_an_encoder_of_ones_own_to
 )
 def test_an_encoder_of_ones_own_that_cannot_work_is_refused_before_a_run(encoders, message):
     with pytest.raises(UsageError, match=message) as caught:
-        make_encoder(GRID, WithEncoders(encoders))
+        make_encoder(GRID, partial(WithEncoders, encoders=encoders))
     assert "\n" not in str(caught.value)
 
 
 def test_the_body_behind_encoders_of_ones_own_is_the_one_that_is_given():
-    network = WithEncoders({"obs.image": Table}, partial(MLP, hidden_sizes=(4,)))
+    network = partial(WithEncoders, encoders={"obs.image": Table}, network=partial(MLP, hidden_sizes=(4,)))
     learner = PPO(GRID, Discrete(3), network=network, compile=False)
     learner_q = DQN(GRID, Discrete(3), network=network, compile=False)
     for encoder in (learner.networks.policy[0], learner.networks.value[0], learner_q.q.encoder):
         assert [type(part).__name__ for part in encoder.parts] == ["UsersEncoder", "DictEncoder"]
-    assert learner_q.q.body[0].in_features == 3 + 4 + 2
-    assert learner_q.q.body[0].out_features == 4
+    assert learner_q.q.body.body[0].in_features == 3 + 4 + 2
+    assert learner_q.q.body.body[0].out_features == 4
     assert "Table is no encoder that is known by name" in learner.policy_description()["network"]["undescribed"]

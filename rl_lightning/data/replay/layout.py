@@ -107,13 +107,16 @@ def allocate(shape: tuple[int, ...], device: torch.device, file: str | None) -> 
     """Bytes in memory or in a new file, taken as they are first written.
 
     Raises:
-        UsageError: a file that exists, or cannot be made; a disk without room for it.
+        UsageError: a file that exists, or cannot be made; a disk, or memory, without room for it.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.uint8, device=device)
     if file is None:
         # numpy asks for huge pages, which random reads of a large memory gain from; torch does not
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+        try:
+            return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+        except MemoryError as error:
+            raise UsageError(f"buffer_size is not allowed: {one_line(error)}; give a smaller one") from error
     require(not Path(file).exists(), "buffer_file", file, "it exists already; give a new file, or remove this one")
     needed = math.prod(shape)
     try:

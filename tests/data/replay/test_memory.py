@@ -10,6 +10,7 @@ from toys import counter_data, fit, tiny_sac
 from rl_lightning import ReplayDataModule, RolloutReplayDataModule, UsageError
 from rl_lightning.data.replay import memory
 from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.layout import allocate
 from rl_lightning.data.replay.memory import available_memory, bytes_of_buffer, readable, transitions_to_keep
 
 GIB = 1024**3
@@ -82,6 +83,12 @@ def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_
         second.load_state_dict(first.state_dict())
     assert len(second.buffer) == 300
     assert second.buffer.rows >= 420
+
+
+def test_memory_that_the_system_does_not_give_is_told_in_one_line():
+    with pytest.raises(UsageError, match=r"^buffer_size is not allowed: Unable to allocate 1.00 EiB") as caught:
+        allocate((2**60,), torch.device("cpu"), None)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_available_is_the_least_of_the_machine_and_its_groups(tmp_path, monkeypatch):
