@@ -81,7 +81,8 @@ class WithEncoders(nn.Module):
 
 def encoders_of(network: NetworkCallable | None) -> Mapping[str, EncoderCallable]:
     """The encoders that are bound to a `WithEncoders`; none of any other body."""
-    if isinstance(network, partial) and WithEncoders in (network.func, *network.args):  # the second by the command line
-        found: Mapping[str, EncoderCallable] = network.keywords.get("encoders", {})
-        return found
-    return {}
+    found: Mapping[str, EncoderCallable] = {}
+    # the command line binds the class to a maker of its own
+    if isinstance(network, partial) and any(part is WithEncoders for part in (network.func, *network.args)):
+        found = network.keywords.get("encoders", {})
+    return found
