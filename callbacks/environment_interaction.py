@@ -83,13 +83,10 @@ class EnvironmentInteraction(Callback):
 
     def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule) -> None:
         """Say in one line how exactly a checkpoint of this run will resume, and what has changed since an older one."""
-        saved = self._saved
-        if saved and saved["settings"] != (now := _settings(trainer, data)):
-            changed = [
-                f"{key}={now[key]!r} was {saved['settings'][key]!r}"
-                for key in now
-                if now[key] != saved["settings"][key]
-            ]
+        saved, now = self._saved, _settings(trainer, data)
+        before = {"wrappers": repr([])} | saved["settings"] if saved else now  # older checkpoints know of none
+        if before != now:
+            changed = [f"{key}={now[key]!r} was {before[key]!r}" for key in now if now[key] != before[key]]
             rank_zero_info(f"{', '.join(changed)}: the episodes under way in the checkpoint end, new ones begin")
             for own in saved["processes"]:
                 own["collector"].pop("episodes", None)
@@ -221,6 +218,7 @@ def _settings(trainer: Trainer, data: EnvironmentDataModule) -> State:
     return {
         "env_id": data.env_id,
         "env_kwargs": repr(data.env_kwargs),
+        "wrappers": repr(data.described_wrappers),
         "num_envs": data.num_envs,
         "processes": trainer.world_size,
     }

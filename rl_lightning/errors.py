@@ -6,6 +6,16 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
+def reason_of(error: BaseException, when: str = "") -> str:
+    """An error on one line: its kind, when it came, and what it says, if it says anything.
+
+    >>> reason_of(ValueError("no wheels"), "in reset")
+    'ValueError in reset: no wheels'
+    """
+    place, text = f"{type(error).__name__} {when}".rstrip(), one_line(error)
+    return f"{place}: {text}" if text else place
+
+
 class UsageError(ValueError):
     """Refused input: the message names the key or object, its value, what is allowed and the fix."""
 

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 SPACES = {
     "real": Box(-np.inf, np.inf, (2,), np.float32),
-    "image": Box(0, 255, (36, 36, 1), np.uint8),  # the least that NatureCNN takes
+    "image": Box(0, 255, (36, 36, 1), np.uint8),  # the least that has the convolutions of Atari
     "discrete": Discrete(4, start=2),
     "choices": MultiDiscrete([3, 2], start=[1, 0]),
     "bits": MultiBinary(3),

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import DelayObservation, TimeLimit
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -180,6 +181,12 @@ class Rests(TD3):
 
 LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "SAC": (lambda: learner(SAC, replay()), (7, 60, 61, 133)),
+    "SAC, wrapped environment": (
+        lambda: learner(
+            SAC, replay(wrappers=[partial(DelayObservation, delay=2), partial(TimeLimit, max_episode_steps=25)])
+        ),
+        (60, 133),
+    ),
     "SACv2": (lambda: learner(SACv2, replay(num_envs=2, train_freq=2, replay_ratio=0.25)), (7, 15, 40)),
     "TD3": (lambda: learner(TD3, replay(), policy_delay=2), (8, 133)),
     "TD3, frozen at first": (lambda: learner(Rests, replay(), policy_delay=3), (8, 79, 80, 81)),
@@ -327,18 +334,25 @@ def test_an_environment_that_cannot_be_restored_resumes_consistently_and_says_wh
     assert now[49] == 19.0
 
 
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"env_kwargs": {"g": 15}}, "env_kwargs=\"{'g': 15}\" was '{}'"),
+        ({"wrappers": [partial(TimeLimit, max_episode_steps=50)]}, "'max_episode_steps': 50}}]\" was '[]'"),
+    ],
+)
 def test_a_checkpoint_whose_environment_has_other_arguments_now_begins_new_episodes_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    now: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(lambda: learner(SAC, replay(total_env_steps=100)), tmp_path, 10)
     with caplog.at_level("INFO"):
         run(
-            lambda: learner(SAC, replay(total_env_steps=100, env_kwargs={"g": 15})),
+            lambda: learner(SAC, replay(total_env_steps=100, **now)),
             tmp_path / "resumed",
             None,
             tmp_path / "10.ckpt",
         )
-    assert any("env_kwargs=\"{'g': 15}\" was '{}'" in record.message for record in caplog.records)
+    assert any(said in record.message for record in caplog.records)
 
 
 def test_a_warm_up_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:

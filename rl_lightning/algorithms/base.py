@@ -68,7 +68,7 @@ from rl_lightning.optim import EnvStepsLR
 from rl_lightning.policies.description import describe, plain
 from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.schedules import Clock
-from rl_lightning.spaces import Actions, fault_of_actions
+from rl_lightning.spaces import Actions, fault_of_actions, own_space
 from rl_lightning.types import Episode, Obs, State, to_device
 
 __all__ = ["Algorithm", "Gradients", "Metrics", "check_ranges", "grad", "grads"]
@@ -123,9 +123,10 @@ class Algorithm(LightningModule, ABC):
         if self.acts_in is not None and (fault := fault_of_actions(action_space, self.acts_in)):
             others = sorted(cls.__name__ for cls in Algorithm.__subclasses__() if cls._can_act_in(action_space))
             instead = f", or one of {', '.join(others)}" if others else ""
+            own = one_line(own_space(action_space))
             raise UsageError(
-                f"action space {one_line(action_space)} is not supported by {type(self).__name__}: {fault}; choose "
-                f"another environment{instead}"
+                f"action space {own} is not supported by {type(self).__name__}: {fault}; choose another "
+                f"environment{instead}"
             )
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
@@ -546,6 +547,7 @@ class Algorithm(LightningModule, ABC):
             "algorithm": type(self).__name__,
             "env_id": getattr(data, "env_id", None),
             "env_kwargs": plain(getattr(data, "env_kwargs", {})),
+            "wrappers": plain(getattr(data, "described_wrappers", [])),
             **describe(self, self.policy_network, self.observation_space, action_space),
             "training": {
                 "env_steps": self.env_steps,

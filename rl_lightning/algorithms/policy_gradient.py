@@ -15,7 +15,7 @@ from rl_lightning.estimators import log_prob_per_dim, reparameterize
 from rl_lightning.functional import standardized
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.distributions import Distribution
-from rl_lightning.spaces import fault_of_actions
+from rl_lightning.spaces import fault_of_actions, own_space
 from rl_lightning.types import Obs, map_obs
 
 MEASURED, AT_ONCE = 512, 256  # time steps whose gradients are measured, and those in memory at once
@@ -45,10 +45,8 @@ class PolicyGradient(nn.Module):
         require(critic is not None, "critic", critic, f"{name} asks one; give rl_lightning.OffPolicyCritic")
         assert critic is not None
         if fault := fault_of_actions(learner.action_space, "box"):
-            raise UsageError(
-                f"action space {one_line(learner.action_space)} is not supported by {name}: {fault}; leave estimator "
-                "and critic out"
-            )
+            own = one_line(own_space(learner.action_space))
+            raise UsageError(f"action space {own} is not supported by {name}: {fault}; leave estimator and critic out")
         self.critic = critic(learner.observation_space, learner.action_space)
         self.critic.declare(learner)
 

@@ -19,8 +19,10 @@ from rl_lightning.environments.make import (
 )
 from rl_lightning.environments.state import why_not_restorable
 from rl_lightning.environments.vector import Restarts
+from rl_lightning.environments.wrappers import EnvWrapper, check_statistics, described
 from rl_lightning.errors import require
 from rl_lightning.schedules import Clock
+from rl_lightning.types import State
 
 EVAL_NUM_ENVS = 10  # evaluation episodes played at once, unless told otherwise
 EVAL_MAX_STEPS = 10_000  # of an evaluation episode, in an environment without a time limit, unless told otherwise
@@ -52,6 +54,7 @@ class EnvironmentDataModule(LightningDataModule):
         eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
             off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
         eval_num_envs: evaluation episodes played at once; None plays up to 10.
+        wrappers: put around every environment, of training, evaluation and recording, the first innermost.
         env_steps_per_batch: environment steps that one training batch takes, in each process.
 
     Attributes:
@@ -80,6 +83,7 @@ class EnvironmentDataModule(LightningDataModule):
         max_env_restarts: int,
         eval_max_episode_steps: int | None,
         eval_num_envs: int | None,
+        wrappers: Sequence[EnvWrapper] | None,
     ) -> None:
         super().__init__()
         require(total_env_steps >= 1, "total_env_steps", total_env_steps, "give 1 or more")
@@ -96,7 +100,7 @@ class EnvironmentDataModule(LightningDataModule):
             env_steps_per_epoch,
             f"give at least the environment steps of one batch, {env_steps_per_batch}, or lower env_steps_per_batch",
         )
-        self.env_id, self.env_kwargs = env_id, dict(env_kwargs or {})
+        self.env_id, self.env_kwargs, self.wrappers = env_id, dict(env_kwargs or {}), list(wrappers or ())
         self.num_envs, self.vectorization = num_envs, vectorization
         self.total_env_steps, self.env_steps_per_epoch = total_env_steps, env_steps_per_epoch
         self.env_steps_per_batch = env_steps_per_batch
@@ -104,14 +108,15 @@ class EnvironmentDataModule(LightningDataModule):
         self.env_timeout, self.max_env_restarts = env_timeout, max_env_restarts
         self.eval_max_episode_steps, self.eval_num_envs = eval_max_episode_steps, eval_num_envs
         self.restarts = Restarts(max_env_restarts)
-        probe = make_env(env_id, self.env_kwargs)
+        probe = make_env(env_id, self.env_kwargs, wrappers=self.wrappers)
+        check_statistics(probe, env_id)
         self._has_time_limit = probe.spec is not None and probe.spec.max_episode_steps is not None
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         self.own_action_space = probe.own_action_space
         self.frame_stack = frame_stack_of(probe)
         probe.close()
         if vectorization == "envpool":
-            vector_in_threads(probe, self.env_kwargs, num_envs)  # for what it refuses
+            vector_in_threads(probe, self.env_kwargs, num_envs, self.wrappers)  # for what it refuses
         self.clock = Clock(total_env_steps)
         self._collector: Collector | None = None
         self._eval_envs: VectorEnv[Any, Any, Any] | None = None
@@ -144,7 +149,13 @@ class EnvironmentDataModule(LightningDataModule):
     @property
     def why_not_exact(self) -> str | None:
         """Why a run that goes on from a checkpoint differs from one that was never stopped; None where it does not."""
-        return why_not_restorable(self.env_id, self.env_kwargs, self.vectorization, self.num_envs, self.env_timeout)
+        settings = self.vectorization, self.num_envs, self.env_timeout
+        return why_not_restorable(self.env_id, self.env_kwargs, *settings, self.wrappers)
+
+    @property
+    def described_wrappers(self) -> list[State]:
+        """`wrappers` as a config has them: `class_path` and `init_args` of each."""
+        return [described(wrapper) for wrapper in self.wrappers]
 
     def seed(self, seed: int) -> None:
         """Let this process draw other samples than the rest."""
@@ -169,8 +180,7 @@ class EnvironmentDataModule(LightningDataModule):
 
     def train_envs(self) -> VectorEnv[Any, Any, Any]:
         """New training environments."""
-        watched = self.env_timeout, self.restarts
-        return make_vec_env(self.env_id, self.num_envs, self.vectorization, self.env_kwargs, *watched)
+        return self._make(self.num_envs, self.vectorization)
 
     # Evaluation
 
@@ -179,10 +189,12 @@ class EnvironmentDataModule(LightningDataModule):
         if self._eval_envs is not None and self._eval_envs.num_envs != self._eval_at_once:
             self._close()
         if self._eval_envs is None:
-            vectorization: Vectorization = "sync" if self.env_timeout is None else "async"
-            watched = self.env_timeout, self.restarts
-            self._eval_envs = make_vec_env(self.env_id, self._eval_at_once, vectorization, self.env_kwargs, *watched)
+            self._eval_envs = self._make(self._eval_at_once, "sync" if self.env_timeout is None else "async")
         return self._eval_envs
+
+    def _make(self, num_envs: int, vectorization: Vectorization) -> VectorEnv[Any, Any, Any]:
+        watched = self.env_timeout, self.restarts
+        return make_vec_env(self.env_id, num_envs, vectorization, self.env_kwargs, *watched, self.wrappers)
 
     @property
     def eval_limit(self) -> int | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.environments.make import Vectorization
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import require
 from rl_lightning.spaces import to_tensor
 from rl_lightning.types import Obs, Rollout, State, Step, Transition, map_obs, to_device
@@ -46,6 +47,8 @@ class RolloutDataModule(EnvironmentDataModule):
         eval_max_episode_steps: steps after which an evaluation episode is cut off, with its return so far; None cuts
             off none in an environment with a time limit of its own, and after 10,000 steps in others, with a warning.
         eval_num_envs: evaluation episodes played at once; None plays up to 10.
+        wrappers: put around every environment, of training, evaluation and recording alike, the first of them
+            innermost; each is called with an environment. See docs/environments.md.
 
     Attributes:
         observation_space: of one environment.
@@ -71,6 +74,7 @@ class RolloutDataModule(EnvironmentDataModule):
         max_env_restarts: int = 0,
         eval_max_episode_steps: int | None = None,
         eval_num_envs: int | None = None,
+        wrappers: list[EnvWrapper] | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         if rollout_steps is None:
@@ -101,6 +105,7 @@ class RolloutDataModule(EnvironmentDataModule):
             max_env_restarts,
             eval_max_episode_steps,
             eval_num_envs,
+            wrappers,
         )
         self.rollout_steps = rollout_steps
 

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
-from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_to_keep
+from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, readable, transitions_to_keep
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import require
 from rl_lightning.types import Obs, Rollout, State, Transition, map_obs
 
@@ -42,6 +44,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         replay_batch_size: transitions in a minibatch of replay.
         buffer_size: transitions kept, the newest; memory is taken for no more than the run gathers.
         save_buffer: keep the buffer's contents in checkpoints; without them a resumed run has to fill it anew.
+        wrappers: put around every environment, as of `RolloutDataModule`.
 
     Raises:
         UsageError: an environment or a value that cannot work, before anything is created.
@@ -67,6 +70,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         max_env_restarts: int = 0,
         eval_max_episode_steps: int | None = None,
         eval_num_envs: int | None = None,
+        wrappers: list[EnvWrapper] | None = None,
     ) -> None:
         require(rollout_steps is not None, "rollout_steps", rollout_steps, "give 1 or more, for rollouts of one size")
         super().__init__(
@@ -84,6 +88,7 @@ class RolloutReplayDataModule(RolloutDataModule):
             max_env_restarts,
             eval_max_episode_steps,
             eval_num_envs,
+            wrappers,
         )
         env_steps = rollout_steps * num_envs
         advice = f"give a number for which replay_ratio x {env_steps} environment steps of a rollout is 1 or more"
@@ -105,6 +110,7 @@ class RolloutReplayDataModule(RolloutDataModule):
             self.check_memory()
             spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
             self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+            rank_zero_info(f"The replay buffer takes {readable(self._buffer.nbytes)} of memory when it is full")
             if left is not None:
                 self._buffer.load_state_dict(left.state_dict())
 

@@ -2,14 +2,17 @@
 
 import contextlib
 import difflib
+import importlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import (
     FrameStackObservation,
@@ -18,6 +21,7 @@ from gymnasium.wrappers import (
     RecordEpisodeStatistics,
     TimeLimit,
     TransformAction,
+    TransformObservation,
     TransformReward,
 )
 
@@ -28,12 +32,20 @@ from rl_lightning.environments.snapshots.adapters import process_generators, set
 from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
-from rl_lightning.errors import EnvironmentFault, UsageError, one_line, require
-from rl_lightning.spaces import learners_actions
+from rl_lightning.environments.wrappers import EnvWrapper, name_of, put_around
+from rl_lightning.errors import EnvironmentFault, UsageError, one_line, reason_of, require
+from rl_lightning.spaces import learners_actions, learners_observations
 
 Vectorization = Literal["auto", "sync", "async", "envpool"]
 
 EXTRAS = {"mujoco": "mujoco", "ale_py": "atari", "opencv": "atari"}  # of ours, that install a missing package
+FAMILIES = {  # modules that register environments when they are imported, and how the ids of those begin
+    "ale_py": ("ALE/",),
+    "minigrid": ("MiniGrid-", "BabyAI-"),
+    "highway_env": ("highway-", "merge-", "roundabout-", "parking-", "intersection-", "racetrack-"),
+    "gymnasium_robotics": ("PointMaze_", "AntMaze_", "Fetch", "Hand", "Adroit", "FrankaKitchen-"),
+    "popgym": ("popgym-",),
+}
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -66,7 +78,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             returned = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
-            raise self._fault(f"raised {type(error).__name__} in reset: {error}") from error
+            raise self._fault(f"raised {reason_of(error, 'in reset')}") from error
         obs, info = self._unpacked(returned, ("obs", "info"), "reset")
         if (fault := self._check(obs)) is not None:
             raise self._fault(f"returned {fault}")
@@ -77,7 +89,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             returned = self.env.step(action)
         except (Exception, SystemExit) as error:
-            raise self._fault(f"raised {type(error).__name__}: {error}") from error
+            raise self._fault(f"raised {reason_of(error)}") from error
         obs, reward, terminated, truncated, info = self._unpacked(
             returned, ("obs", "reward", "terminated", "truncated", "info"), "step"
         )
@@ -108,7 +120,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except UsageError:
             raise
         except Exception as error:
-            raise self._fault(f"raised {type(error).__name__} when its state was read: {error}") from error
+            raise self._fault(f"raised {reason_of(error, 'when its state was read')}") from error
         return taken | ({"generators": take(process_generators())} if generators else {})
 
     def restore(self, states: list[dict[str, Any]]) -> None:
@@ -131,7 +143,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except UsageError as error:
             raise UsageError(f"{self.place}: {error}") from error
         except Exception as error:
-            raise self._fault(f"raised {type(error).__name__} when its state was written: {error}") from error
+            raise self._fault(f"raised {reason_of(error, 'when its state was written')}") from error
         if "generators" in state:
             set_process_generators(put(state["generators"]))
 
@@ -140,7 +152,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             self.env.close()
         except (Exception, SystemExit) as error:
-            warnings.warn(f"{self.place} raised {type(error).__name__} in close: {one_line(error)}", stacklevel=2)
+            warnings.warn(f"{self.place} raised {reason_of(error, 'in close')}", stacklevel=2)
 
     def _unpacked(self, returned: Any, names: tuple[str, ...], method: str) -> tuple[Any, ...]:
         if type(returned) is tuple and len(returned) == len(names):
@@ -172,8 +184,13 @@ def classes_of(env: gym.Env[Any, Any]) -> str:
     return " of ".join(names)
 
 
-def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: int = 0) -> CheckedEnv:
-    """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0.
+def make_env(
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    index: int = 0,
+    wrappers: Sequence[EnvWrapper] = (),
+) -> CheckedEnv:
+    """Make one environment as learners see it: checked, bounded actions in [-1, 1], discrete ones from 0, no Tuples.
 
     What a learner gives beyond [-1, 1], as an unbounded policy does, is clipped.
 
@@ -181,36 +198,61 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None, index: in
         env_id: a registered Gymnasium id; ``module:Id`` imports `module` first.
         env_kwargs: arguments of the environment itself.
         index: its place among several, for messages.
+        wrappers: put around it, the first of them innermost; what is said of the environment is then said of the whole.
 
     Raises:
         UsageError: an id that is not registered (with the nearest ones), a package that is not installed (with the
             command that installs it), arguments that the environment refuses, anything else that its constructor or
-            module raises, or spaces that are none.
+            module raises, a wrapper that fails, or spaces that are none.
     """
     if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
         _tell_mujocos_warnings_once()
+    kwargs = dict(env_kwargs or {})
     try:
-        env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **dict(env_kwargs or {}))
+        own_id = {"id": kwargs.pop("id")} if "id" in kwargs else {}  # gymnasium.make has an argument of that name too
+        known = _spec_with(env_id, own_id) if own_id else env_id
+        env: gym.Env[Any, Any] = gym.make(known, disable_env_checker=True, **kwargs)
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         extra = next((extra for package, extra in EXTRAS.items() if package in str(error).lower()), None)
         fix = f'pip install "rl_lightning[{extra}]"' if extra else f"install what it asks for ({one_line(error)})"
         raise UsageError(f"env_id={env_id!r} needs a package that is not installed: {fix}") from error
     except gym.error.Error as error:
-        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "list them with `gymnasium.pprint_registry()`"
-        raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {hint}") from error
-    except (TypeError, AssertionError, ValueError) as error:
-        raise UsageError(f"env_kwargs={dict(env_kwargs or {})!r} is refused by {env_id}: {one_line(error)}") from error
+        raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {_hint(env_id)}") from error
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {one_line(error)}"
-        raise UsageError(f"env_id={env_id!r} cannot be made: it raised {what}; mend it, or its env_kwargs") from error
+        if env_kwargs and isinstance(error, TypeError | AssertionError | ValueError):
+            raise UsageError(f"env_kwargs={dict(env_kwargs)!r} is refused by {env_id}: {reason_of(error)}") from error
+        advice = "mend it, or its env_kwargs"
+        raise UsageError(f"env_id={env_id!r} cannot be made: it raised {reason_of(error)}; {advice}") from error
+    env = put_around(env, wrappers, env_id)
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
         allowed = "it must be a gymnasium.Space from the constructor on; set it there"
         require(isinstance(space, gym.Space), f"{name} of {env_id}", space, allowed)
-    checked = CheckedEnv(_with_learners_actions(env), index)
+    checked = CheckedEnv(_with_learners_actions(_with_learners_observations(env)), index)
     checked.own_action_space = env.action_space
     return checked
+
+
+def _spec_with(env_id: str, kwargs: dict[str, Any]) -> EnvSpec:
+    """What is registered under an id, with more arguments of the environment's own."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gym.spec(name)
+    return replace(spec, kwargs=spec.kwargs | kwargs)
+
+
+def _hint(env_id: str) -> str:
+    """What could be meant by an id that is not registered."""
+    for module, beginnings in FAMILIES.items():
+        is_imported = any(known.startswith(beginnings) for known in gym.registry)
+        if env_id.startswith(beginnings) and not is_imported:
+            fix = f"importing {module} registers it; give env_id={module}:{env_id}"
+            game = env_id.removeprefix("ALE/").partition("-")[0]
+            atari = f", or env_id=rl_lightning.atari:Atari-v0 with env_kwargs.game={game}, frames skipped and stacked"
+            return fix + atari if module == "ale_py" else fix
+    near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else "list them with `gymnasium.pprint_registry()`"
 
 
 def _tell_mujocos_warnings_once() -> None:
@@ -219,6 +261,11 @@ def _tell_mujocos_warnings_once() -> None:
         import mujoco
 
         mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=1))
+
+
+def _with_learners_observations(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    space, to_learner = learners_observations(env.observation_space)
+    return env if to_learner is None else TransformObservation(env, to_learner, space)
 
 
 def _with_learners_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -230,9 +277,11 @@ VECTORIZED = {"CartPole-v1": CartPoleVector}  # Gymnasium's own that can be rese
 VECTORIZED_FROM = 5  # environments: a vectorized step takes as long as so many single ones
 
 
-def vectorized_by_gymnasium(env_id: str, num_envs: int, vectorization: Vectorization) -> bool:
+def vectorized_by_gymnasium(
+    env_id: str, num_envs: int, vectorization: Vectorization, wrappers: Sequence[EnvWrapper] = ()
+) -> bool:
     """Whether `make_vec_env` takes Gymnasium's own vectorized environment."""
-    return vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM
+    return vectorization == "auto" and env_id in VECTORIZED and num_envs >= VECTORIZED_FROM and not wrappers
 
 
 def make_vec_env(
@@ -242,6 +291,7 @@ def make_vec_env(
     env_kwargs: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     restarts: Restarts | None = None,
+    wrappers: Sequence[EnvWrapper] = (),
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` checked environments that step together, without autoreset.
 
@@ -258,15 +308,16 @@ def make_vec_env(
         env_kwargs: arguments of the environment itself.
         timeout: seconds that a reset or step of ``async`` may take; None waits for ever.
         restarts: of environments that broke; by default none.
+        wrappers: put around each of them, the first innermost.
 
     Raises:
         UsageError: as of `make_env`; environments with different spaces, or that cannot be sent to a process, or that
-            EnvPool does not have.
+            EnvPool does not have, or wrappers with EnvPool.
         EnvironmentFault: from `reset` and `step` of what is made.
     """
-    if vectorized_by_gymnasium(env_id, num_envs, vectorization):
+    if vectorized_by_gymnasium(env_id, num_envs, vectorization, wrappers):
         return VECTORIZED[env_id](num_envs, **dict(env_kwargs or {}))
-    makes = [partial(make_env, env_id, env_kwargs, index) for index in range(num_envs)]
+    makes = [partial(make_env, env_id, env_kwargs, index, wrappers) for index in range(num_envs)]
     places = [f"environment {index} ({env_id.rpartition(':')[2]})" for index in range(num_envs)]
     restarts = restarts or Restarts()
     if vectorization in ("auto", "sync"):
@@ -275,21 +326,26 @@ def make_vec_env(
     spaces = probe.observation_space, probe.action_space
     probe.close()
     if vectorization == "envpool":
-        return vector_in_threads(probe, env_kwargs, num_envs)
+        return vector_in_threads(probe, env_kwargs, num_envs, wrappers)
     return vector_apart(makes, places, spaces, timeout, restarts)
 
 
-def vector_in_threads(probe: CheckedEnv, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvPoolVector:
+def vector_in_threads(
+    probe: CheckedEnv, env_kwargs: Mapping[str, Any] | None, num_envs: int, wrappers: Sequence[EnvWrapper] = ()
+) -> EnvPoolVector:
     """Environments of EnvPool that are what `make_env` makes; none is opened before their first reset.
 
     Args:
         probe: one from `make_env`.
         env_kwargs: that it was made with.
         num_envs: how many.
+        wrappers: none, as EnvPool's environments are not Python's to be wrapped.
 
     Raises:
-        UsageError: EnvPool is not installed, or does not have them.
+        UsageError: EnvPool is not installed, or does not have them; or wrappers.
     """
+    advice = "they cannot be put around environments in C++; leave them out, or give vectorization=sync or async"
+    require(not wrappers, "wrappers", [*map(name_of, wrappers)], f"{advice} in place of envpool")
     assert probe.spec is not None  # gymnasium.make gives it
     spaces = probe.observation_space, probe.own_action_space
     return EnvPoolVector(probe.spec, spaces, env_kwargs or {}, num_envs)

@@ -1,7 +1,7 @@
 """An environment's state as plain data, so that play goes on in another process as if nothing had happened."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -17,6 +17,7 @@ from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import left_alone, take
 from rl_lightning.environments.vector import WatchedVector
 from rl_lightning.environments.workers import write_row
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
 
 State = dict[str, Any]
@@ -104,6 +105,7 @@ def why_not_restorable(
     vectorization: Vectorization = "sync",
     num_envs: int = 1,
     timeout: float | None = None,
+    wrappers: Sequence[EnvWrapper] = (),
 ) -> str | None:
     """Whether play goes on exactly from a captured state, tried on two environments that are closed again.
 
@@ -117,6 +119,7 @@ def why_not_restorable(
             EnvPool's states cannot be read, so with ``envpool`` none is tried.
         num_envs: as for `make_vec_env`.
         timeout: as for `make_vec_env`.
+        wrappers: as for `make_vec_env`.
 
     Returns:
         None where it does; else why not, and what to do.
@@ -126,13 +129,14 @@ def why_not_restorable(
     """
     if vectorization == "envpool":
         return f"{env_id}: EnvPool gives no way to read the state of its environments; give vectorization=sync or async"
-    whole = vectorized_by_gymnasium(env_id, num_envs, vectorization)
+    whole = vectorized_by_gymnasium(env_id, num_envs, vectorization, wrappers)
     made: list[Envs] = []
     with generators_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when the run makes its environments
         try:
             for _ in range(2):
-                made.append(make_vec_env(env_id, num_envs if whole else 1, vectorization, env_kwargs, timeout))
+                count = num_envs if whole else 1
+                made.append(make_vec_env(env_id, count, vectorization, env_kwargs, timeout, wrappers=wrappers))
             return compare(env_id, *made)
         finally:
             for envs in made:

@@ -1,6 +1,6 @@
 """Networks: bodies and encoders, what each family of learners makes of them, distributions, running statistics."""
 
-from rl_lightning.networks.mlp import MLP, NetworkCallable
+from rl_lightning.networks.mlp import MLP, NetworkCallable, WithEncoders
 from rl_lightning.networks.off_policy import (
     CategoricalPolicy,
     DeterministicPolicy,
@@ -27,4 +27,5 @@ __all__ = [
     "Temperature",
     "TwinQ",
     "ValueNetwork",
+    "WithEncoders",
 ]

@@ -18,7 +18,7 @@ class ValueNetwork(nn.Module):
 
     def __init__(self, observation_space: Space, network: NetworkCallable) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features, 1)
 
     def forward(self, obs: Obs) -> Tensor:  # noqa: D102 (the class says it)
@@ -31,7 +31,7 @@ class QNetwork(nn.Module):
 
     def __init__(self, observation_space: Space, action_space: Space, network: NetworkCallable) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features + flatdim(action_space), 1)
 
     def forward(self, obs: Obs, action: Tensor) -> Tensor:  # noqa: D102
@@ -69,7 +69,7 @@ class DiscreteQNetwork(nn.Module):
         dueling: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features, flatdim(action_space))
         self.value = network(self.encoder.out_features, 1) if dueling else None
 
@@ -98,7 +98,7 @@ class CategoricalPolicy(nn.Module):
 
     def __init__(self, observation_space: Space, action_space: Space, network: NetworkCallable) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features, flatdim(action_space))
 
     def forward(self, obs: Obs) -> Tensor:  # noqa: D102
@@ -110,7 +110,7 @@ class DeterministicPolicy(nn.Module):
 
     def __init__(self, observation_space: Space, action_space: Space, network: NetworkCallable) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features, flatdim(action_space))
 
     def forward(self, obs: Obs) -> Tensor:  # noqa: D102
@@ -155,7 +155,7 @@ class SquashedGaussianPolicy(nn.Module):
 
     def __init__(self, observation_space: Space, action_space: Space, network: NetworkCallable) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, network)
         self.body = network(self.encoder.out_features, 2 * flatdim(action_space))
 
     def forward(self, obs: Obs) -> tuple[Tensor, Tensor]:

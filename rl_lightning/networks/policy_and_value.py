@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from rl_lightning.errors import UsageError, one_line
 from rl_lightning.functional import gae
 from rl_lightning.networks.distributions import Bernoulli, Categorical, Distribution, Gaussian, MultiCategorical
-from rl_lightning.networks.encoders import NatureCNN, make_encoder
+from rl_lightning.networks.encoders import ImageEncoder, make_encoder
 from rl_lightning.networks.mlp import MLP, NetworkCallable
 from rl_lightning.networks.normalization import Gather, ObservationNormalizer, ReturnNormalizer
-from rl_lightning.spaces import fault_of_actions
+from rl_lightning.spaces import fault_of_actions, own_space
 from rl_lightning.types import Obs, Rollout, flat_in_time
 
 
@@ -108,11 +108,11 @@ class PolicyAndValue(nn.Module):
         self.normalizer = ObservationNormalizer(observation_space) if normalize_observations else None
         self._is_first = False  # whether the rollout under way is the first, whose observations are taken in already
         self.return_normalizer = None if normalize_returns is None else ReturnNormalizer(normalize_returns)
-        encoder = make_encoder(observation_space)
+        encoder = make_encoder(observation_space, network)
         if shared_trunk and not any(True for _ in encoder.parameters()):
             raise UsageError(
                 f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
-                "have an encoder to share; leave it out"
+                "and encoders of your own have something to share; leave it out"
             )
         if self.normalizer is not None and not self.normalizer.moments:
             raise UsageError(
@@ -120,7 +120,7 @@ class PolicyAndValue(nn.Module):
                 "only real-valued Boxes that are no images are normalized; leave it out"
             )
         if fault := fault_of_actions(action_space, "any"):
-            raise UsageError(f"action space {one_line(action_space)} is not supported: {fault}")
+            raise UsageError(f"action space {one_line(own_space(action_space))} is not supported: {fault}")
         head: nn.Module
         if isinstance(action_space, gym.spaces.Box):
             head = GaussianHead(encoder.out_features, action_space, network, state_dependent_std, log_std_init)
@@ -129,7 +129,7 @@ class PolicyAndValue(nn.Module):
         self.policy = nn.Sequential(encoder, head)
         value_head = network(encoder.out_features, 1)
         self.shared_trunk = shared_trunk
-        self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space), value_head)
+        self.value = value_head if shared_trunk else nn.Sequential(make_encoder(observation_space, network), value_head)
         initialize_orthogonally(self.policy, out_gain=0.01)  # almost uniform, or around the middle
         initialize_orthogonally(self.value, out_gain=1.0)
         self.policy.eval()
@@ -220,7 +220,7 @@ def initialize_orthogonally(network: nn.Module, out_gain: float) -> None:
         out_gain: of the last layer of an MLP.
     """
     for body in network.modules():
-        if isinstance(body, MLP | NatureCNN):
+        if isinstance(body, MLP | ImageEncoder):
             for layer in body.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     nn.init.orthogonal_(layer.weight, 2.0**0.5)

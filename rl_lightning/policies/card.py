@@ -24,7 +24,7 @@ In its environment:
 ```python
 import gymnasium as gym
 
-env = gym.make({env_id!r}{env_kwargs})
+env = gym.make({env_id!r}{env_kwargs}){wrappers}
 obs, _ = env.reset(seed=0)
 done, total = False, 0.0
 while not done:
@@ -69,10 +69,18 @@ def card(description: State) -> str:
         trained=trained,
         env_id=description["env_id"],
         env_kwargs=f", **{env_kwargs!r}" if env_kwargs else "",
+        wrappers="".join(map(_put_around, description.get("wrappers", []))),
         file=description["weights"]["file"],
         sha256=description["weights"]["sha256"],
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{text}"
+
+
+def _put_around(wrapper: State) -> str:
+    """Lines of Python that put a wrapper around `env`."""
+    module, _, name = _inline(wrapper["class_path"]).rpartition(".")
+    settings = "".join(f", {_inline(key)}={value!r}" for key, value in wrapper["init_args"].items())
+    return f"\n\nfrom {module} import {name}\n\nenv = {name}(env{settings})"
 
 
 def _inline(text: str) -> str:

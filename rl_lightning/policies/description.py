@@ -129,6 +129,8 @@ def check_description(description: Any, name: str) -> None:
         assert all(isinstance(value, kind) for kind, value in kinds.items())
         assert isinstance(description["env_id"], str | None)
         assert isinstance(description["network"], dict)
+        wrappers = description.get("wrappers", [])  # older ones know of none
+        assert all(isinstance(each["class_path"], str) and isinstance(each["init_args"], dict) for each in wrappers)
         assert all(isinstance(value, float | int) for value in (training["evaluation"] or {}).values())
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UsageError(f"{name!r} describes no policy: it is older, or damaged; train it anew") from error

@@ -14,7 +14,7 @@ from rl_lightning.networks import (
     SquashedGaussianPolicy,
 )
 from rl_lightning.networks.distributions import Categorical, Gaussian
-from rl_lightning.networks.encoders import make_encoder
+from rl_lightning.networks.encoders import UsersEncoder, make_encoder
 from rl_lightning.networks.normalization import ObservationNormalizer
 from rl_lightning.networks.policy_and_value import CategoricalHead, GaussianHead
 from rl_lightning.policies.as_data import body_from_data, body_to_data
@@ -86,6 +86,9 @@ class PolicyNetwork(nn.Module):
         clip = None if self.normalizer is None else self.normalizer.clip
         data: State = {"normalizer_clip": clip, "ent_coef": self.ent_coef}
         head = self.policy[1] if isinstance(self.policy, nn.Sequential) else self.policy
+        if own := next((module for module in self.policy.modules() if isinstance(module, UsersEncoder)), None):
+            cls = type(own.encoder)
+            raise UsageError(f"{cls.__module__}.{cls.__qualname__} is no encoder that is known by name")
         for kind, network in (OFF_POLICY | ON_POLICY).items():
             if type(head) is network:
                 if isinstance(head, GaussianHead):

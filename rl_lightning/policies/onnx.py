@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rl_lightning.errors import UsageError, one_line
 from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.policies.policy import Policy
-from rl_lightning.spaces import TORCH_DTYPES, is_bounded, torch_dtype
+from rl_lightning.spaces import TORCH_DTYPES, is_bounded, leaves_of, torch_dtype
 from rl_lightning.types import Space, State
 
 OUTPUT = "action"
@@ -64,14 +64,6 @@ class Graph(nn.Module):
         return action.to(low.dtype).clamp(low, high)
 
 
-def inputs_of(space: Space, name: str = "obs") -> dict[str, Space]:
-    """Names of the graph's inputs, in the order in which it takes them: `obs`, or `obs.KEY` for each of a Dict."""
-    if isinstance(space, gym.spaces.Dict):
-        parts = [inputs_of(part, f"{name}.{key}") for key, part in space.spaces.items()]
-        return {each: leaf for part in parts for each, leaf in part.items()}
-    return {name: space}
-
-
 def _nested(inputs: Any, space: Space) -> Any:
     if isinstance(space, gym.spaces.Dict):
         return {key: _nested(inputs, part) for key, part in space.spaces.items()}
@@ -91,7 +83,7 @@ def onnx_bytes(network: PolicyNetwork, observation_space: Space, action_space: S
     for package in ("onnx", "onnxscript"):
         _package(package)
     graph = Graph(network, observation_space, action_space).eval()
-    leaves = inputs_of(observation_space)
+    leaves = leaves_of(observation_space)
     example = [_example(leaf) for leaf in leaves.values()]
     batch = torch.export.Dim("batch", min=1, max=2**16)
     shapes = [{0: batch} for _ in example]
@@ -149,7 +141,7 @@ def onnx_policy(content: bytes, description: State, observation_space: Space, ac
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds, which it does not name in public
         raise UsageError(f"policy {path!r} cannot be read: {one_line(error)[:200]}; export it anew") from error
-    names = inputs_of(observation_space)
+    names = leaves_of(observation_space)  # in the order in which the graph takes them
 
     def act(obs: Any, deterministic: bool) -> NDArray[Any]:
         arrays = [array.astype(_dtype(leaf)) for array, leaf in zip(_flat(obs), names.values(), strict=True)]

@@ -11,7 +11,7 @@ from torch import Generator
 
 from rl_lightning.errors import UsageError, require
 from rl_lightning.policies.network import PolicyNetwork
-from rl_lightning.spaces import learners_actions, to_numpy, to_tensor
+from rl_lightning.spaces import learners_actions, to_numpy, to_tensor, zeros_of
 from rl_lightning.types import Space, State
 
 Act = Callable[[Any, bool], NDArray[Any]]
@@ -55,7 +55,8 @@ class Policy:
         """Act.
 
         Args:
-            obs: one observation of the environment, or a batch [B, *obs_shape] of them; for a Dict space a dict.
+            obs: one observation of the environment, or a batch [B, *obs_shape] of them; for a Dict space a dict, or a
+                tuple where the environment has a Tuple in its place.
             deterministic: the likeliest action, as evaluation takes it; else a sample.
 
         Returns:
@@ -112,24 +113,19 @@ def check_that_it_acts(policy: Policy, path: str) -> Policy:
     Raises:
         UsageError: where it cannot; then its network does not fit its spaces.
     """
-    zeros = _zeros(policy.observation_space)
     try:
-        fits = policy.action_space.contains(policy(zeros))
+        fits = policy.action_space.contains(policy(zeros_of(policy.observation_space)))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UsageError(f"policy {path!r} cannot act: its network does not fit its spaces; export it anew") from error
     require(fits, "policy", path, "its actions are none of its action space; export it anew")
     return policy
 
 
-def _zeros(space: Space) -> Any:
-    if isinstance(space, gym.spaces.Dict):
-        return {key: _zeros(part) for key, part in space.spaces.items()}
-    return np.full(space.shape or (), getattr(space, "start", 0), space.dtype)
-
-
 def _batched(obs: Any, space: Space, name: str = "obs") -> tuple[Any, bool]:
     """Observations with a batch dimension, and whether there was none."""
     if isinstance(space, gym.spaces.Dict):
+        if isinstance(obs, tuple) and [*space.spaces] == [*map(str, range(len(obs)))]:  # a Dict in place of a Tuple
+            obs = dict(zip(space.spaces, obs, strict=True))
         fits = isinstance(obs, dict) and space.spaces.keys() <= obs.keys()
         require(fits, name, type(obs).__name__, f"give a dict with the keys {', '.join(space.spaces)}")
         parts = {key: _batched(obs[key], part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
@@ -143,8 +139,9 @@ def _batched(obs: Any, space: Space, name: str = "obs") -> tuple[Any, bool]:
     require(fits, f"{name}.shape", array.shape, f"give {shape}, or a batch of them with one dimension more in front")
     require(array.dtype.kind in "fiub", f"{name}.dtype", str(array.dtype), "give numbers")
     require(bool(np.isfinite(array).all()), name, "not finite", "give observations without NaN and infinity")
-    if isinstance(space, gym.spaces.Discrete):
-        inside = bool(((array >= space.start) & (array < space.start + space.n)).all())
-        require(inside, name, array.tolist(), f"give numbers from {space.start} to {space.start + space.n - 1}")
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        first, end = space.start, space.start + (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec)
+        inside = bool(((array >= first) & (array < end)).all())
+        require(inside, name, array.tolist(), f"give numbers from {first} to {end - 1}")
     array = array.astype(space.dtype, copy=False)
     return array[None] if is_one else array, is_one

@@ -12,7 +12,7 @@ from toys import fit, make_trainer
 
 from rl_lightning import DQN, MLP, EpsilonGreedy, ReplayDataModule
 
-SIDE, SPEED = 36, 4  # the smallest image that NatureCNN takes; pixels
+SIDE, SPEED = 36, 4  # the smallest image that has the convolutions of Atari; pixels
 
 
 class WhichWayEnv(gym.Env):

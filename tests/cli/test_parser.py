@@ -2,7 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from torch import nn
 
 from rl_lightning.cli.causes import Cause, find_cause
 from rl_lightning.cli.lookups import allowed, nearest, settings_of
@@ -365,6 +367,25 @@ def test_a_value_that_is_no_class_is_not_imported(refusal, tmp_path, monkeypatch
 
 
 # What is right stays right
+
+
+class Wide(nn.Module):
+    """The sum of an observation, so often."""
+
+    def __init__(self, space: gym.Space, width: int) -> None:
+        super().__init__()
+        self.out_features = width
+
+    def forward(self, obs):
+        return obs.sum(-1, keepdim=True).expand(-1, self.out_features)
+
+
+def test_encoders_of_ones_own_are_given_with_the_network(parser, parse):
+    encoders = f"{{obs: {{class_path: {__name__}.Wide, init_args: {{width: 5}}}}}}"
+    flags = ["--model.network=rl_lightning.networks.WithEncoders", f"--model.network.encoders={encoders}"]
+    made = parser.instantiate(parse(*FIT, *flags))["fit"].model
+    assert made.policy.encoder.out_features == made.q.q2.encoder.out_features == 5
+    assert made.q.q1.encoder.encoder is not made.policy.encoder.encoder
 
 
 def test_right_flags_are_parsed_with_their_types(parse):

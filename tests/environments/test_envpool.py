@@ -364,7 +364,7 @@ def test_actions_stick_and_games_begin_late_unless_the_game_is_to_be_determinist
         ("ALE/Pong-v5", {}, r"no environment ALE/Pong-v5; give env_id=rl_lightning.atari:Atari-v0"),
         ("toys:Counter-v0", {}, r"env_id='Counter-v0' is not allowed: EnvPool has no environment Counter-v0"),
         ("Cartpole-v1", {}, r"not a registered Gymnasium environment: did you mean CartPole-v1"),
-        ("Blackjack-v1", {}, r"observations of Blackjack-v1 are Box.* in EnvPool and Tuple.* in Gymnasium"),
+        ("Blackjack-v1", {}, r"observations of Blackjack-v1 are Box.* in EnvPool and Dict.* in Gymnasium"),
         ("CartPole-v1", {"colour": 1}, r"env_kwargs={'colour': 1} is refused by CartPole-v1"),
         ("CartPole-v1", {"sutton_barto_reward": True}, r"env_kwargs.sutton_barto_reward=True is not allowed"),
         ("CartPole-v1", {"render_mode": "rgb_array"}, r"env_kwargs.render_mode='rgb_array' is not allowed"),

@@ -10,11 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import CounterEnv
 
-from rl_lightning import SAC, EnvironmentFault, UsageError, make_env, make_vec_env
+from rl_lightning import (
+    DQN,
+    PPO,
+    SAC,
+    EnvironmentFault,
+    Policy,
+    ReplayDataModule,
+    UsageError,
+    make_env,
+    make_vec_env,
+)
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.vector import WatchedVector
 from rl_lightning.environments.workers import Apart, Here
 from rl_lightning.spaces import to_tensor
+from rl_lightning.types import map_obs
 
 
 def given_action(env, action):
@@ -149,6 +160,129 @@ def test_the_one_environment_of_a_vector_that_broke_is_named(vectorization):
 def test_arguments_that_an_environment_refuses_are_named():
     with pytest.raises(UsageError, match=r"env_kwargs={'colour': 'red'} is refused by toys:Counter-v0: .*colour"):
         make_env("toys:Counter-v0", {"colour": "red"})
+
+
+class OddlyNamed(gym.Env):
+    """Its own arguments are called as those of gymnasium.make; asserts without a word that they are right."""
+
+    observation_space, action_space = Box(-1.0, 1.0, (1,), np.float32), Discrete(2)
+
+    def __init__(self, id: str = "right", fails: bool = False):
+        self.own_id = id
+        if id == "wrong" or fails:
+            raise AssertionError  # as `assert` alone does where nothing adds words to it
+
+
+gym.register("OddlyNamed-v0", OddlyNamed)
+
+
+def test_an_environment_may_have_an_argument_called_id():
+    env = make_env("OddlyNamed-v0", {"id": "mine", "max_episode_steps": 7})
+    assert (env.unwrapped.own_id, env.spec.max_episode_steps) == ("mine", 7)
+    assert make_env("OddlyNamed-v0").unwrapped.own_id == "right"
+    with pytest.raises(UsageError, match=r"toys:Counter-v0: TypeError: .*'id'"):
+        make_env("toys:Counter-v0", {"id": 3})
+
+
+def test_a_reason_without_words_is_the_kind_of_the_error():
+    with pytest.raises(UsageError, match=r"^env_kwargs=\{'id': 'wrong'\} is refused by OddlyNamed-v0: AssertionError$"):
+        make_env("OddlyNamed-v0", {"id": "wrong"})
+    gym.register("FailsByItself-v0", OddlyNamed, kwargs={"fails": True})
+    try:
+        with pytest.raises(
+            UsageError, match=r"^env_id='FailsByItself-v0' cannot be made: it raised AssertionError; mend"
+        ):
+            make_env("FailsByItself-v0")
+    finally:
+        del gym.registry["FailsByItself-v0"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "fix"),
+    [
+        ("ALE/Breakout-v5", "give env_id=ale_py:ALE/Breakout-v5, or env_id=rl_lightning.atari:Atari-v0 with "),
+        ("MiniGrid-Empty-5x5-v0", "importing minigrid registers it; give env_id=minigrid:MiniGrid-Empty-5x5-v0"),
+        ("PointMaze_UMaze-v3", "give env_id=gymnasium_robotics:PointMaze_UMaze-v3"),
+        ("highway-fast-v0", "give env_id=highway_env:highway-fast-v0"),
+    ],
+)
+def test_an_id_that_a_package_registers_when_it_is_imported_is_answered_with_what_works(env_id, fix, monkeypatch):
+    begins = env_id[:4]
+    for known in [known for known in gym.registry if known.startswith(begins)]:
+        monkeypatch.delitem(gym.registry, known)
+    with pytest.raises(UsageError) as caught:
+        make_env(env_id)
+    assert fix in str(caught.value)
+    assert "env_kwargs.game=Breakout" in str(caught.value) or "ALE" not in env_id
+
+
+class Tuples(gym.Env):
+    """Shows Tuples, nested in a Dict and twelve long; or not what its space says."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, shows=None):
+        self.observation_space = gym.spaces.Dict(
+            {
+                "z": gym.spaces.Tuple([Discrete(3, start=place) for place in range(12)]),
+                "a": Box(-1, 1, (1,), np.float32),
+            }
+        )
+        self.shows = shows
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        numbers = tuple(range(12)) if self.shows is None else self.shows
+        return {"z": numbers, "a": np.zeros(1, np.float32)}, {}
+
+    def step(self, action):
+        return self.reset()[0], 0.0, False, False, {}
+
+
+gym.register("Tuples-v0", Tuples)
+
+
+def test_tuples_of_observations_are_dicts_to_learners_in_the_same_order():
+    env = make_env("Tuples-v0")
+    assert [*env.observation_space["z"].spaces] == [str(place) for place in range(12)]
+    assert [space.start for space in env.observation_space["z"].spaces.values()] == [*range(12)]
+    assert env.reset()[0]["z"] == {str(place): place for place in range(12)}
+    envs = make_vec_env("Tuples-v0", 2)
+    assert envs.reset()[0]["z"]["10"].tolist() == [10, 10]
+    data = ReplayDataModule("Tuples-v0", total_env_steps=2_000)
+    learner = DQN(data.observation_space, data.action_space, compile=False)
+    assert learner.act(map_obs(torch.as_tensor, envs.reset()[0])).shape == (2,)
+    policy = Policy({}, data.observation_space, data.action_space, lambda obs, _: obs["z"]["11"])
+    assert policy(env.unwrapped.reset()[0]) == 11, "a policy takes the environment's own Tuples"
+
+
+@pytest.mark.parametrize("shows", [(0, 1), 5])
+def test_what_is_no_tuple_of_the_spaces_length_is_a_fault(shows):
+    with pytest.raises(
+        EnvironmentFault, match=r"Tuples-v0\) at its step 0 returned under 'z' an observation that is no dict"
+    ):
+        make_env("Tuples-v0", {"shows": shows}).reset()
+
+
+@pytest.mark.parametrize("kind", [gym.spaces.Tuple, lambda parts: gym.spaces.Dict(dict(zip("ab", parts, strict=True)))])
+def test_actions_in_parts_are_refused_with_what_to_do(kind):
+    space = kind([Discrete(2), Box(-1.0, 1.0, (1,), np.float32)])
+    for learner, whole in ((SAC, "a bounded Box"), (DQN, "a Discrete"), (PPO, "a Box or MultiDiscrete")):
+        with pytest.raises(
+            UsageError, match=rf"make {whole} of them all in a wrapper .*docs/environments.md"
+        ) as caught:
+            learner(Box(-1.0, 1.0, (1,), np.float32), space, compile=False)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_shows_the_environments_own_actions_not_those_of_learners():
+    for env_id, learner, own in (
+        ("Pendulum-v1", DQN, r"Box\(-2.0, 2.0, \(1,\), float32\)"),
+        ("toys:DiscreteCounter-v0", SAC, r"Discrete\(3, start=2\)"),
+    ):
+        env = make_env(env_id)
+        with pytest.raises(UsageError, match=f"^action space {own} is not supported by {learner.__name__}: "):
+            learner(env.observation_space, env.action_space, compile=False)
 
 
 def test_mujoco_warns_through_python_and_leaves_no_log(tmp_path, monkeypatch, capfd):

@@ -11,7 +11,7 @@ from toys import LINEAR, TINY
 from rl_lightning import PPO, UsageError
 from rl_lightning.networks import MLP
 from rl_lightning.networks.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
-from rl_lightning.networks.encoders import NatureCNN
+from rl_lightning.networks.encoders import ImageEncoder
 from rl_lightning.networks.policy_and_value import CategoricalHead, GaussianHead, PolicyAndValue
 
 VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
@@ -226,7 +226,7 @@ def test_a_users_own_body_keeps_its_initialization_and_our_encoder_before_it_doe
         for layer in (body.layers[0], body.layers[2]):
             assert (layer.weight == 0.125).all()
             assert (layer.bias == 0.25).all()
-        assert isinstance(encoder, NatureCNN)
+        assert isinstance(encoder, ImageEncoder)
         for layer in encoder.layers:
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 assert_orthogonal(layer, 2**0.5)

@@ -5,16 +5,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from rl_lightning.checkpoints import checkpoint_of_run, local_file, read
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
-from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, transitions_in, transitions_to_keep
+from rl_lightning.data.replay.memory import (
+    bytes_of_buffer,
+    check_memory,
+    readable,
+    transitions_in,
+    transitions_to_keep,
+)
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State, Step, Transition
 
@@ -73,6 +81,8 @@ class ReplayDataModule(EnvironmentDataModule):
         overlap: let the environments take the last step of each iteration while the learner takes its gradient steps,
             which so learn from all steps but that one. It needs ``vectorization: async``, and is for environments whose
             step takes long, where a processor is free.
+        wrappers: put around every environment, of training, evaluation and recording alike, the first of them
+            innermost; each is called with an environment. See docs/environments.md.
 
     Attributes:
         observation_space: of one environment.
@@ -111,6 +121,7 @@ class ReplayDataModule(EnvironmentDataModule):
         eval_max_episode_steps: int | None = None,
         eval_num_envs: int | None = None,
         overlap: bool = False,
+        wrappers: list[EnvWrapper] | None = None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give 1 or more")
         require(train_freq >= 1, "train_freq", train_freq, "give 1 or more")
@@ -133,6 +144,7 @@ class ReplayDataModule(EnvironmentDataModule):
             max_env_restarts,
             eval_max_episode_steps,
             eval_num_envs,
+            wrappers,
         )
         require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
         require(
@@ -186,6 +198,8 @@ class ReplayDataModule(EnvironmentDataModule):
             self._make_room()
             return
         self.check_memory()
+        place = "a file" if self.buffer_file else "memory"
+        rank_zero_info(f"The replay buffer takes {readable(self._bytes_to_come())} of {place} when it is full")
         saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
         self._buffer = self._new_buffer(held=0 if saved is None else transitions_in(saved))
         if saved is not None:
@@ -224,10 +238,13 @@ class ReplayDataModule(EnvironmentDataModule):
         """
         on_device_to_come = self.buffer_on_device and self.trainer is None
         if self.buffer_file is None and not on_device_to_come:
-            spaces, device = (self.observation_space, self.action_space), self._buffer_device()
-            transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
-            needed = bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
-            check_memory(needed, self.buffer_size, device)
+            check_memory(self._bytes_to_come(), self.buffer_size, self._buffer_device())
+
+    def _bytes_to_come(self) -> int:
+        """Of the buffer when it is full."""
+        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
+        spaces = self.observation_space, self.action_space
+        return bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
 
     def _buffer_device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.buffer_on_device and self.trainer else torch.device("cpu")

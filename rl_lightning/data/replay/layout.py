@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rl_lightning.errors import UsageError, one_line, require
-from rl_lightning.spaces import TORCH_DTYPES, torch_dtype
+from rl_lightning.spaces import has_numbers, own_space, torch_dtype
 from rl_lightning.types import map_obs
 
 ALIGNMENT = 8  # bytes, of the largest dtype
@@ -107,13 +107,16 @@ def allocate(shape: tuple[int, ...], device: torch.device, file: str | None) -> 
     """Bytes in memory or in a new file, taken as they are first written.
 
     Raises:
-        UsageError: a file that exists, or cannot be made; a disk without room for it.
+        UsageError: a file that exists, or cannot be made; a disk, or memory, without room for it.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.uint8, device=device)
     if file is None:
         # numpy asks for huge pages, which random reads of a large memory gain from; torch does not
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+        try:
+            return torch.from_numpy(np.empty(shape, dtype=np.uint8))
+        except MemoryError as error:
+            raise UsageError(f"buffer_size is not allowed: {one_line(error)}; give a smaller one") from error
     require(not Path(file).exists(), "buffer_file", file, "it exists already; give a new file, or remove this one")
     needed = math.prod(shape)
     try:
@@ -132,8 +135,7 @@ def observation_fields(space: gym.Space[Any]) -> Any:
     """
     if isinstance(space, gym.spaces.Dict):
         return {key: observation_fields(part) for key, part in space.spaces.items()}
-    numbers = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
-    if not isinstance(space, numbers) or space.dtype not in TORCH_DTYPES:
+    if not has_numbers(space):
         raise UsageError(
             f"observation space {one_line(space)} is not supported by ReplayDataModule: it stores observations of "
             "Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these; choose another environment"
@@ -151,7 +153,7 @@ def action_field(space: gym.Space[Any]) -> Field:
         return Field(space.shape or (), torch.float32)
     if not isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         raise UsageError(
-            f"action space {one_line(space)} is not supported by ReplayDataModule: it stores actions of Box, Discrete, "
-            "MultiDiscrete and MultiBinary; choose another environment"
+            f"action space {one_line(own_space(space))} is not supported by ReplayDataModule: it stores actions of "
+            "Box, Discrete, MultiDiscrete and MultiBinary; choose another environment"
         )
     return Field(space.shape or (), torch_dtype(space))

@@ -10,6 +10,7 @@ from toys import counter_data, fit, tiny_sac
 from rl_lightning import ReplayDataModule, RolloutReplayDataModule, UsageError
 from rl_lightning.data.replay import memory
 from rl_lightning.data.replay.buffer import ReplayBuffer
+from rl_lightning.data.replay.layout import allocate
 from rl_lightning.data.replay.memory import available_memory, bytes_of_buffer, readable, transitions_to_keep
 
 GIB = 1024**3
@@ -57,6 +58,18 @@ def test_a_buffer_is_made_for_no_more_than_the_run_can_fill():
     assert transitions_to_keep(1000, most=120, frame_stack=1, held=50) == 170
 
 
+def test_a_run_says_what_its_buffer_will_take_and_is_refused_what_is_not_there(monkeypatch, caplog):
+    monkeypatch.setattr(memory, "available_memory", lambda device: 100_000)
+    data = counter_data(total_env_steps=994, buffer_size=1_000_000)  # and 2 + 4 more
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+    each = data.buffer.nbytes // data.buffer.rows
+    assert f"The replay buffer takes {readable(996 * each)} of memory when it is full" in caplog.text
+    monkeypatch.setattr(memory, "available_memory", lambda device: 996 * each - 1)
+    with pytest.raises(UsageError, match=r"^buffer_size=1000000 is not allowed: a full buffer of this run needs"):
+        counter_data(total_env_steps=994, buffer_size=1_000_000).setup("fit")
+
+
 @pytest.mark.parametrize("way", ["buffer_from", "checkpoint"])
 def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_path):
     first = counter_data(total_env_steps=300)
@@ -70,6 +83,12 @@ def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_
         second.load_state_dict(first.state_dict())
     assert len(second.buffer) == 300
     assert second.buffer.rows >= 420
+
+
+def test_memory_that_the_system_does_not_give_is_told_in_one_line():
+    with pytest.raises(UsageError, match=r"^buffer_size is not allowed: Unable to allocate 1.00 EiB") as caught:
+        allocate((2**60,), torch.device("cpu"), None)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_available_is_the_least_of_the_machine_and_its_groups(tmp_path, monkeypatch):
