@@ -8,6 +8,7 @@ from rl_lightning.callbacks.polyak_averaging import PolyakAveraging
 from rl_lightning.callbacks.products import Products
 from rl_lightning.callbacks.progress_bar import EnvStepsProgressBar
 from rl_lightning.callbacks.signals import Signals
+from rl_lightning.callbacks.wandb_run import WandbRun
 
 __all__ = [
     "Checkpoints",
@@ -18,4 +19,5 @@ __all__ = [
     "PolyakAveraging",
     "Products",
     "Signals",
+    "WandbRun",
 ]
