@@ -23,8 +23,10 @@ from jsonargparse import Namespace
 from wandb_records import records_of
 from website import Sentinel, Website
 
-from rl_lightning import PPO, EnvironmentInteraction
+from rl_lightning import PPO, EnvironmentInteraction, UsageError
 from rl_lightning.callbacks import WandbRun
+from rl_lightning.cli import loggers
+from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.main import main
 from rl_lightning.cli.wandb_runs import name_run
 from rl_lightning.fast.settings import settings_of_wandb
@@ -138,6 +140,21 @@ def test_runs_that_differ_in_seed_and_length_alone_have_one_group_and_the_users_
     monkeypatch.setenv("WANDB_RUN_GROUP", "theirs")
     assert named()["group"] is None, "W&B takes the variable's"
     assert named()["name"] == "1"
+
+
+def test_a_logger_whose_package_is_missing_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = Namespace(class_path="lightning.pytorch.loggers.MLFlowLogger", init_args=Namespace(save_dir="."))
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None)
+    with pytest.raises(UsageError) as refused:
+        keep_inside(logger, Path("run"))
+    assert str(refused.value) == (
+        "trainer.logger='MLFlowLogger' is not allowed: it needs mlflow, which is not installed: pip install mlflow"
+    )
+    monkeypatch.setattr(loggers, "find_spec", lambda package: package)
+    keep_inside(logger, Path("run"))
+    assert logger.init_args.save_dir == "run/mlruns"
 
 
 def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run(
@@ -339,8 +356,10 @@ def test_two_processes_share_running_statistics(tmp_path: Path) -> None:
 def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished_run
     monkeypatch.chdir(folder.parents[2])
-    main(["predict", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"])
+    main(["predict", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/best.ckpt'}", "--video"])
     [path] = Path("runs").glob("*/*/episodes.pt")
+    env_steps = state_of(folder / "checkpoints/best.ckpt")["rl_lightning"]["env_steps"]
+    assert {film.name for film in path.parent.glob("videos/*")} == {f"{env_steps}-0.mp4", f"{env_steps}-1.mp4"}
     episodes = torch.load(path, weights_only=True)
     assert len(episodes) == 2
     assert episodes[0]["obs"].shape == (201, 3)
