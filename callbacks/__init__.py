@@ -8,6 +8,8 @@ from rl_lightning.callbacks.polyak_averaging import PolyakAveraging
 from rl_lightning.callbacks.products import Products
 from rl_lightning.callbacks.progress_bar import EnvStepsProgressBar
 from rl_lightning.callbacks.signals import Signals
+from rl_lightning.callbacks.video_recorder import VideoRecorder
+from rl_lightning.callbacks.wandb_run import WandbRun
 
 __all__ = [
     "Checkpoints",
@@ -18,4 +20,6 @@ __all__ = [
     "PolyakAveraging",
     "Products",
     "Signals",
+    "VideoRecorder",
+    "WandbRun",
 ]

@@ -1,6 +1,7 @@
 """Collecting experience: the acting half of every learner."""
 
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import MaxMetric, MeanMetric, Metric, SumMetric
 
-from rl_lightning.callbacks.monitors import check_watched, let_wait, publish
+from rl_lightning.callbacks.monitors import check_watched, let_wait, on_clock, publish
 from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
 from rl_lightning.data import EnvironmentDataModule
 from rl_lightning.data.processes import of_all_processes, of_this_process
@@ -42,9 +43,11 @@ class EnvironmentInteraction(Callback):
         self._data: EnvironmentDataModule | None = None  # while it gathers
         self._saved: State = {}  # in the checkpoint that the run goes on from, until training starts
         self._why_not_exact: str | None = None
+        self._rows = ExitStack()  # puts loggers back to their own clock
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how exactly a checkpoint of this run will resume; before a progress bar stands in the line."""
+        """Put all rows on the run's clock. Say how exactly a checkpoint will resume, before a progress bar is drawn."""
+        self._rows.enter_context(on_clock(trainer.loggers, environment_data(trainer).clock))
         self._say_what_resumes(trainer, environment_data(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,8 +154,7 @@ class EnvironmentInteraction(Callback):
                 learner.log(name, value, prog_bar=name == "train/return", logger=False)  # to be monitored
         publish(trainer, row)
         for logger in trainer.loggers:
-            logger.log_metrics({"env_steps": env_steps, **row}, step=env_steps)
-            logger.save()
+            logger.log_metrics(row)
 
     @staticmethod
     def _over_processes(metric: Metric, value: float) -> float:
@@ -170,6 +172,7 @@ class EnvironmentInteraction(Callback):
         self._close()
 
     def _close(self) -> None:
+        self._rows.close()
         if self._data is not None:
             self._data.detach()
             self._data = None

@@ -1,6 +1,6 @@
 """Lightning's callbacks that watch a run, on the run's clock and with the rows that it logs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,9 @@ OF_EPISODES = ("train/return", "train/episode_length")  # logged once an episode
 
 
 class EnvStepsLearningRateMonitor(LearningRateMonitor):
-    """Lightning's, with `env_steps` in its rows and as their step.
+    """Lightning's, without a second row for a moment that a checkpoint has seen already.
 
-    Learners put it in the place of Lightning's own, whose rows stand on an axis of batches.
+    Learners put it in the place of Lightning's own.
 
     Args:
         original: which it takes the place of, and shares its state with: the user may hold it.
@@ -33,14 +33,12 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Log the rates that schedulers give at each gradient step or batch."""
         if self._is_new("batch", trainer):
-            with on_clock(trainer):
-                super().on_train_batch_start(trainer, *args, **kwargs)
+            super().on_train_batch_start(trainer, *args, **kwargs)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Log the rates that are asked for once an epoch."""
         if self._is_new("epoch", trainer):
-            with on_clock(trainer):
-                super().on_train_epoch_start(trainer, *args, **kwargs)
+            super().on_train_epoch_start(trainer, *args, **kwargs)
 
     def _is_new(self, hook: str, trainer: Trainer) -> bool:
         """Whether this moment is not one that has come already, before a checkpoint at the start of a batch."""
@@ -56,35 +54,28 @@ class EnvStepsLearningRateMonitor(LearningRateMonitor):
 
 
 @contextmanager
-def on_clock(trainer: Trainer) -> Iterator[None]:
-    """Meanwhile, rows of the trainer's loggers have the run's environment steps, whatever step they are given."""
-    loggers = trainer.loggers
-    trainer.loggers = [_OnClock(logger, trainer.datamodule.clock) for logger in loggers]  # type: ignore[attr-defined]
+def on_clock(loggers: Sequence[Logger], clock: Clock) -> Iterator[None]:
+    """Meanwhile each row of these loggers, whoever logs it, has the run's environment steps, and them as its step.
+
+    Lightning counts batches where a callback logs by `pl_module.log`, or what is given to `log_metrics`.
+    """
+    for logger in loggers:
+        setattr(logger, "log_metrics", _on_clock(logger, clock))  # noqa: B010  # the object's own, before its class's
     try:
         yield
     finally:
-        trainer.loggers = loggers
+        for logger in loggers:
+            delattr(logger, "log_metrics")
 
 
-class _OnClock(Logger):
-    def __init__(self, logger: Logger, clock: Clock) -> None:
-        super().__init__()
-        self.logger, self.clock = logger, clock
+def _on_clock(logger: Logger, clock: Clock) -> Callable[..., None]:
+    log = logger.log_metrics
 
-    @property
-    def name(self) -> str | None:
-        return self.logger.name
+    def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
+        log({**metrics, "env_steps": clock.env_steps}, step=clock.env_steps)
+        logger.save()
 
-    @property
-    def version(self) -> int | str | None:
-        return self.logger.version
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        self.logger.log_hyperparams(*args, **kwargs)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.logger.log_metrics({"env_steps": self.clock.env_steps, **metrics}, step=self.clock.env_steps)
-        self.logger.save()
+    return log_metrics
 
 
 def let_wait(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 """One progress bar for the whole run, in environment steps."""
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -8,12 +9,23 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
 from rl_lightning.data import EnvironmentDataModule
+from rl_lightning.fast import switch
+
+LAYOUTS = (  # from the widest; one is taken if it leaves the bar LEAST columns
+    "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+    "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+    "{desc} {percentage:3.0f}% |{bar}| [{remaining} left{postfix}]",
+    "{desc} {percentage:3.0f}% [{remaining} left{postfix}]",
+    "{percentage:3.0f}%{postfix}",
+)
+LEAST = 5
 
 
 class EnvStepsProgressBar(ProgressBar):
     """Environment steps done and in total, steps per second, time left, latest training and evaluation return.
 
-    Evaluation outside of training shows the episodes played.
+    A narrow terminal shows less of it, returns first of all. Evaluation outside of training shows the episodes played.
+    While gradients compile, which takes seconds, the bar says so.
 
     Args:
         refresh_seconds: at least so long between two drawings.
@@ -23,7 +35,7 @@ class EnvStepsProgressBar(ProgressBar):
         super().__init__()
         self.refresh_seconds = refresh_seconds
         self._enabled = True
-        self._bar: tqdm[Any] | None = None
+        self._bar: _Bar | None = None
 
     def disable(self) -> None:
         """Draw nothing (Lightning does this on all processes but the first)."""
@@ -45,6 +57,18 @@ class EnvStepsProgressBar(ProgressBar):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (batch_idx + 1) % every == 0:
             self._show_returns(trainer)
+
+    def on_first_gradients(
+        self, trainer: Trainer, pl_module: LightningModule, gradients: Callable[..., Any], batch: tuple[Any, ...]
+    ) -> None:
+        """Called by learners before a function of gradients is called for the first time, which compiles it."""
+        if self._bar is not None and pl_module.compile_gradients and switch.is_on():
+            self._bar.set_description_str("Compiling gradients")
+
+    def on_first_gradients_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called by learners after it."""
+        if self._bar is not None:
+            self._bar.set_description_str("Training", refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._advance_to(self._clock.env_steps)
@@ -94,7 +118,7 @@ class EnvStepsProgressBar(ProgressBar):
 
     def _open(self, what: str, unit: str, total: int, done: int = 0) -> None:
         if self._enabled:
-            self._bar = tqdm(
+            self._bar = _Bar(
                 desc=what,
                 total=total,
                 initial=done,
@@ -102,8 +126,6 @@ class EnvStepsProgressBar(ProgressBar):
                 mininterval=self.refresh_seconds if sys.stdout.isatty() else 60.0,  # a log file keeps every drawing
                 dynamic_ncols=True,
                 file=sys.stdout,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{unit} "
-                "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
             )
 
     def _advance_by(self, count: int) -> None:
@@ -128,3 +150,28 @@ class EnvStepsProgressBar(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """tqdm's, in the widest layout that its terminal has room for at each drawing."""
+
+    drawn_columns: int | None = None
+
+    @property
+    def format_dict(self) -> Any:
+        shown = super().format_dict
+        fitting = [layout for layout in LAYOUTS if self._fits(layout, shown)]
+        return {**shown, "bar_format": next(iter(fitting), LAYOUTS[-1])}
+
+    def _fits(self, layout: str, shown: Mapping[str, Any]) -> bool:
+        if not isinstance(shown["ncols"], int):  # a file, a notebook
+            return True
+        without_bar = self.format_meter(**{**shown, "ncols": None, "bar_format": layout.replace("{bar}", "")})
+        return len(without_bar) + LEAST * ("{bar}" in layout) <= shown["ncols"]
+
+    def display(self, *args: Any, **kwargs: Any) -> Any:
+        columns = self.format_dict["ncols"]
+        if columns != self.drawn_columns:  # blanks over the rest of a longer line would break into the next
+            self.sp = self.status_printer(self.fp)
+        self.drawn_columns = columns
+        return super().display(*args, **kwargs)

@@ -146,6 +146,7 @@ class Algorithm(LightningModule, ABC):
         self._interaction = EnvironmentInteraction()
         self._products = Products()
         self._first_hooks: list[Callable[..., None]] = []
+        self._first_end_hooks: list[Callable[..., None]] = []
         self._episodes = EpisodeStatistics()
 
     @classmethod
@@ -259,7 +260,7 @@ class Algorithm(LightningModule, ABC):
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks this learner cannot run without; one that the trainer has already, the user's own, stays.
 
-        Lightning's LearningRateMonitor gives its place to one whose rows have environment steps.
+        Lightning's LearningRateMonitor gives its place to one that a resumed run calls no second time.
 
         Raises:
             UsageError: settings of the trainer that cannot be followed; loggers have made no folders yet.
@@ -345,16 +346,13 @@ class Algorithm(LightningModule, ABC):
                     f"{learned.name}_scheduler={type(scheduler).__name__} has come to rate 0, so {learned.name} "
                     "learns no more: make it longer, or give an EnvStepsLR over the whole run"
                 )
-        self._hooks = [
-            callback.on_gradient_step_end
-            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
-            if hasattr(callback, "on_gradient_step_end")
-        ]
-        self._first_hooks = [
-            callback.on_first_gradients
-            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
-            if hasattr(callback, "on_first_gradients")
-        ]
+        self._hooks = self._hooks_of_callbacks("on_gradient_step_end")
+        self._first_hooks = self._hooks_of_callbacks("on_first_gradients")
+        self._first_end_hooks = self._hooks_of_callbacks("on_first_gradients_end")
+
+    def _hooks_of_callbacks(self, name: str) -> list[Callable[..., None]]:
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One training batch, at the learning rates of this time."""
@@ -378,7 +376,7 @@ class Algorithm(LightningModule, ABC):
         With CUDA graphs the gradients themselves are good until the next call.
         """
         name = gradients.__qualname__
-        if name not in self._computes:
+        if is_first := name not in self._computes:
             for on_first_gradients in self._first_hooks:
                 on_first_gradients(self.trainer, self, gradients, batch)
             run = detached(gradients)
@@ -387,6 +385,9 @@ class Algorithm(LightningModule, ABC):
                 run = kept(run) if writes_over_results(self.device) else run
             self._computes[name] = run
         metrics, of, td_error, approx_kl = self._computes[name](*batch)
+        if is_first:
+            for on_first_gradients_end in self._first_end_hooks:
+                on_first_gradients_end(self.trainer, self)
         found = Gradients(of, metrics, td_error, approx_kl)
         return found if self._processes == 1 else found.averaged(self.mean_over_processes)
 
@@ -465,7 +466,7 @@ class Algorithm(LightningModule, ABC):
     def predict_step(self, seeds: Sequence[int], batch_idx: int) -> list[Episode]:
         """Record one episode for each seed, played with the deterministic policy."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        act, envs = self._act_deterministically, data.eval_envs()
+        act, envs = self.act_deterministically, data.eval_envs()
         with traced_to_divergence(self.check_finite):
             episodes = [record_episode(act, envs, seed, data.eval_limit) for seed in seeds]
         data.warn_of_cut_off([len(episode.reward) for episode in episodes])
@@ -479,13 +480,14 @@ class Algorithm(LightningModule, ABC):
         """Log the returns of all processes' episodes."""
         self._log_episodes("test")
 
-    def _act_deterministically(self, obs: Obs) -> Tensor:
+    def act_deterministically(self, obs: Obs) -> Tensor:
+        """The actions of evaluation for observations [B, *obs_shape], on the CPU or the learner's device."""
         return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def _play(self, seeds: Sequence[int]) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with traced_to_divergence(self.check_finite):
-            returns, lengths = play_episodes(self._act_deterministically, data.eval_envs(), seeds, data.eval_limit)
+            returns, lengths = play_episodes(self.act_deterministically, data.eval_envs(), seeds, data.eval_limit)
         data.warn_of_cut_off(lengths.tolist())
         self._episodes.update(returns.to(self.device), lengths.to(self.device))
 

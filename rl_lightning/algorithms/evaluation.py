@@ -2,33 +2,36 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics import CatMetric
 
 
-class EpisodeStatistics(Metric):
-    """Mean and deviation of returns, and mean length, of the episodes of all processes."""
+class EpisodeStatistics:
+    """Mean and deviation of returns, and mean length, of the episodes of all processes.
 
-    full_state_update = False
-    returns: list[Tensor]
-    lengths: list[Tensor]
+    No module itself: a learner's modules are its networks, which Lightning lists.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("returns", [], dist_reduce_fx="cat")
-        self.add_state("lengths", [], dist_reduce_fx="cat")
+        self._returns, self._lengths = CatMetric("disable"), CatMetric("disable")
 
     def update(self, returns: Tensor, lengths: Tensor) -> None:
         """Take in episodes: undiscounted returns and lengths in environment steps, both [E]."""
-        self.returns.append(returns)
-        self.lengths.append(lengths.float())
+        for metric, values in ((self._returns, returns), (self._lengths, lengths)):
+            metric.to(values.device)
+            metric.update(values.float())
 
     def compute(self) -> dict[str, Any]:
         """By the name that each is logged under, scalars."""
-        returns, lengths = dim_zero_cat(self.returns), dim_zero_cat(self.lengths)
+        returns, lengths = torch.as_tensor(self._returns.compute()), torch.as_tensor(self._lengths.compute())
         return {
             "return_mean": returns.mean(),
             "return_std": returns.std(correction=0),
             "episode_length_mean": lengths.mean(),
         }
+
+    def reset(self) -> None:
+        """Forget all episodes."""
+        self._returns.reset()
+        self._lengths.reset()

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.callbacks import Freeze
+from rl_lightning.callbacks import Freeze, VideoRecorder
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.fast.products import check_asked
@@ -77,6 +77,8 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Freeze):
             callback.check(learner, data)
+        if isinstance(callback, VideoRecorder) and stage in ("fit", "predict"):
+            callback.check(data)
 
 
 def _check_limits(trainer: Trainer, stage: str) -> None:

@@ -34,7 +34,7 @@ Change = tuple[Any, Any]
 
 def changes(old: Namespace, new: Namespace) -> dict[str, Change]:
     """Settings that differ, (old, new) by the key that they are typed by; `<unset>` where one has no such setting."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = dict.fromkeys([*before, *after])
     found = {key: (before.get(key, "<unset>"), after.get(key, "<unset>")) for key in keys}
     return {key: change for key, change in found.items() if change[0] != change[1]}
@@ -59,6 +59,6 @@ def check_changes(changed: Mapping[str, Change]) -> str | None:
     return f"goes on with {', '.join(telling)}: from here on it differs from a run that was not interrupted"
 
 
-def _flat(config: Namespace) -> dict[str, Any]:
-    flat = config.clone().as_flat()
-    return {key.replace(".init_args", ""): value for key, value in vars(flat).items()}
+def flat(config: Namespace) -> dict[str, Any]:
+    """Settings by the keys that they are typed by."""
+    return {key.replace(".init_args", ""): value for key, value in vars(config.clone().as_flat()).items()}

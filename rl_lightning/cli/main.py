@@ -16,14 +16,16 @@ import wandb
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
 from rl_lightning.algorithms.precision import check_precision
 from rl_lightning.algorithms.trainer_settings import check_trainer
-from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV
+from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV, VideoRecorder
+from rl_lightning.callbacks.model_summary import NetworkSummary
 from rl_lightning.checkpoints import check_networks, check_resumable, local_file
 from rl_lightning.cli.changes import Change, changes, check_changes
 from rl_lightning.cli.export import EXPORT, export
@@ -33,7 +35,7 @@ from rl_lightning.cli.report import report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.starting import start_from, start_of_run
-from rl_lightning.cli.wandb_runs import prepare_wandb
+from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.processes import lost_a_process
 from rl_lightning.data.replay.datamodule import ReplayDataModule
@@ -44,12 +46,10 @@ DEFAULTS = {
     "trainer.default_root_dir": "runs",
     "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
     "trainer.num_sanity_val_steps": 0,
-    "trainer.logger": {
-        "class_path": "lightning.pytorch.loggers.WandbLogger",
-        "init_args": {"offline": True, "project": "rl_lightning"},
-    },
+    "trainer.logger": {"class_path": "rl_lightning.callbacks.WandbRun"},
 }
 
+VIDEO = "--trainer.callbacks+=rl_lightning.callbacks.VideoRecorder"  # what predict --video stands for
 USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
 SETTINGS = (
     " Every key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
@@ -60,7 +60,8 @@ DESCRIPTIONS = {
     "and offline W&B run." + SETTINGS,
     "validate": "Evaluate a checkpoint (--ckpt_path) on data.eval_episodes episodes." + SETTINGS,
     "test": "Evaluate a checkpoint (--ckpt_path) on data.test_episodes episodes." + SETTINGS,
-    "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt." + SETTINGS,
+    "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt; with "
+    "--video as mp4 files too." + SETTINGS,
 }
 RESUME = (
     "Go on with a run, in its own folder and with its own settings, from its last checkpoint: metrics.csv and the W&B "
@@ -115,6 +116,8 @@ class RLCLI(LightningCLI):
         given = sys.argv[1:] if args is None else args
         own = ("init_from", "init_parts")
         given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
+        if given[:1] == ["predict"]:
+            given = [VIDEO if arg == "--video" else arg for arg in given]
         if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
             self.resumes, given = resumed(given)
         self.config = parser.parse_args(config_files_first(given))
@@ -202,11 +205,22 @@ class RLCLI(LightningCLI):
         try:
             self._check_start(metrics_csv)
             config.ckpt_path = self.checkpoint
+            for logger in _as_list(config.trainer.logger):
+                if isinstance(logger, WandbLogger) and self.run_dir is not None:
+                    name_run(logger, self.run_dir, self.config[self.subcommand])
             callbacks = _as_list(config.trainer.callbacks)
+            for callback in callbacks:
+                if isinstance(callback, VideoRecorder) and callback.dirpath is None and self.run_dir is not None:
+                    callback.dirpath = str(self.run_dir / "videos")
             if config.trainer.enable_progress_bar is not False and not any(
                 isinstance(c, ProgressBar) for c in callbacks
             ):
                 callbacks = [*callbacks, EnvStepsProgressBar()]
+            if config.trainer.enable_model_summary is not False and not any(
+                isinstance(c, ModelSummary) for c in callbacks
+            ):
+                callbacks = [*callbacks, NetworkSummary()]
+                overrides["enable_model_summary"] = False  # Lightning's own
             if config.trainer.enable_checkpointing is not False:
                 callbacks = [*callbacks, config.checkpoint]
             overrides["callbacks"] = callbacks

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -43,11 +44,20 @@ class SaveRunConfig(SaveConfigCallback):
         self.already_saved = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show W&B the settings."""
+        """Show W&B the settings that have a value."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+                settings = _without_null(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
                 logger.experiment.config.update(settings, allow_val_change=True)  # where a run goes on with others
+
+
+def _without_null(settings: Any) -> Any:
+    """The same without keys that hold null."""
+    if isinstance(settings, list):
+        return [_without_null(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _without_null(value) for key, value in settings.items() if value is not None}
 
 
 def _free(path: Path) -> Path:

@@ -1,14 +1,21 @@
 """W&B as the logger of a run: no login that nobody may be there for, and one W&B run for one folder."""
 
+import hashlib
 import netrc
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import WandbLogger
 
+from rl_lightning.cli.changes import HARMLESS, flat
 from rl_lightning.cli.runs import NAME
 from rl_lightning.errors import UsageError
+from rl_lightning.fast.settings import settings_of_wandb
+
+LONGEST_TAG = 64  # that W&B takes
 
 
 def prepare_wandb(logger: Namespace, run_dir: Path) -> None:
@@ -19,7 +26,7 @@ def prepare_wandb(logger: Namespace, run_dir: Path) -> None:
     Raises:
         UsageError: an online run without credentials.
     """
-    if logger.class_path.rsplit(".", 1)[-1] != "WandbLogger":
+    if not is_wandb(logger):
         return
     known = logger.init_args.id
     if known is None or (NAME.fullmatch(known) and not run_dir.exists()):  # of the run whose config this one started by
@@ -31,6 +38,39 @@ def prepare_wandb(logger: Namespace, run_dir: Path) -> None:
             "trainer.logger.offline=False is not allowed without W&B credentials: run `wandb login` first or set "
             "WANDB_API_KEY, or leave it offline and `wandb sync` the run later"
         )
+
+
+def is_wandb(logger: Namespace) -> bool:
+    """Whether a config describes a logger of W&B."""
+    return logger.class_path.rsplit(".", 1)[-1] in ("WandbLogger", "WandbRun")
+
+
+def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:
+    """Name a W&B run as its folder, and let it stand with the other seeds of the same settings; the user's names win.
+
+    Args:
+        logger: whose W&B run has not begun.
+        run_dir: the run's folder.
+        config: the run's settings.
+    """
+    algorithm = config.model.class_path.rsplit(".", 1)[-1]
+    env_id = config.data.init_args.get("env_id")
+    names: dict[str, tuple[str, Any]] = {  # each with the variable that W&B would take it from
+        "name": ("WANDB_NAME", run_dir.name),
+        "group": ("WANDB_RUN_GROUP", f"{run_dir.parent.name}-{_hash_without_seed(config)}"),
+        "tags": ("WANDB_TAGS", [str(tag)[:LONGEST_TAG] for tag in (algorithm, env_id) if tag]),
+    }
+    settings = settings_of_wandb(logger)
+    settings.pop("anonymous", None)  # W&B warns of it, whatever its value
+    for key, (variable, name) in names.items():
+        if settings.get(key) is None and variable not in os.environ:
+            settings[key] = name
+
+
+def _hash_without_seed(config: Namespace) -> str:
+    """Six hexadecimal digits that runs share whose results differ by chance alone."""
+    told = {key: value for key, value in flat(config).items() if not key.startswith((*HARMLESS, "seed_everything"))}
+    return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()[:6]
 
 
 def _has_credentials() -> bool:

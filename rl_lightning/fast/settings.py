@@ -1,6 +1,9 @@
-"""Settings of a trainer that it does not show."""
+"""Settings of a trainer and of a logger that they do not show."""
+
+from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
 
 
 def hidden_settings(trainer: Trainer) -> dict[str, bool]:
@@ -11,3 +14,8 @@ def hidden_settings(trainer: Trainer) -> dict[str, bool]:
         "sync_batchnorm": connector._layer_sync is not None,
         "use_distributed_sampler": connector.use_distributed_sampler,
     }
+
+
+def settings_of_wandb(logger: WandbLogger) -> dict[str, Any]:
+    """What a logger will give to `wandb.init`; changes count until its run has begun."""
+    return logger._wandb_init

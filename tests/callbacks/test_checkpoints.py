@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from rl_lightning import DQN, MLP, ReplayDataModule, UsageError
-from rl_lightning.callbacks import Checkpoints
+from rl_lightning.callbacks import Checkpoints, WandbRun
 from rl_lightning.checkpoints import fault_of, link, read, write
 
 EPOCH = 40
@@ -98,8 +97,7 @@ def test_a_logger_that_keeps_checkpoints_gets_the_best_and_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_model: bool | str, kept: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("WANDB_MODE", "offline")  # Lightning refuses offline=True beside log_model
-    logger = WandbLogger(save_dir=tmp_path, log_model=log_model)
+    logger = WandbRun(save_dir=str(tmp_path), log_model=log_model)
     fit(Checkpoints(str(tmp_path), monitor="score"), others=(Scores([1.0, 5.0, 3.0]),), logger=logger)
     logger.experiment.finish()
     assert sorted(Path(path).stem for path in logger._logged_model_time) == kept

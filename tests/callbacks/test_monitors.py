@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from toys import fit, make_trainer, noise_data, tiny_sac
 
@@ -20,6 +21,30 @@ def test_learning_rates_are_logged_on_the_axis_of_environment_steps(tmp_path, in
     assert [int(row["env_steps"]) for row in rows] == [int(row["step"]) for row in rows] == [*expected]
     assert all(len(rates) == len(rows) for rates in monitor.lrs.values())  # the user's own handle
     assert [type(logger) for logger in trainer.loggers] == [MetricsCSV]
+
+
+class LogsItsOwn(Callback):
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.log("mine", float(pl_module.env_steps), on_step=True)
+        trainer.logger.log_metrics({"direct": float(pl_module.env_steps)}, step=7)
+
+
+def test_what_a_users_callback_logs_stands_on_the_axis_of_environment_steps_too(tmp_path):
+    data = noise_data(total_env_steps=60, env_steps_per_epoch=20, learning_starts=10)
+    logger = MetricsCSV(tmp_path)
+    fit(
+        tiny_sac(data.observation_space, data.action_space),
+        data,
+        make_trainer([LogsItsOwn()], logger, log_every_n_steps=5),
+    )
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert {row["step"] for row in rows} == {row["env_steps"] for row in rows}
+    for name in ("mine", "direct"):
+        found = [row for row in rows if row[name]]
+        assert len(found) >= 10
+        assert all(float(row[name]) == int(row["env_steps"]) == int(row["step"]) for row in found)
+    assert "log_metrics" not in vars(logger), "after the run the logger has its own steps again"
 
 
 def test_early_stopping_waits_for_a_training_metric_and_then_stops_by_it(tmp_path):

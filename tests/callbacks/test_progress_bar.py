@@ -1,15 +1,25 @@
 """What the progress bar draws, read from what real runs print."""
 
+import fcntl
+import os
+import pty
 import re
+import select
+import struct
 import sys
+import termios
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from toys import CounterEnv, counter_data, fit, make_trainer, tiny_sac
 
 from rl_lightning import EnvironmentFault, EnvStepsProgressBar, ReplayDataModule
+from rl_lightning.algorithms import base
 from rl_lightning.data.base import VAL_SEED
+from rl_lightning.schedules import Clock
 
 DRAWING = re.compile(r"(\w+) +(\d+)% \|.*?\| (\d+)/(\d+) ([a-z ]+) \[(.*?)\]")
 
@@ -157,3 +167,64 @@ def test_an_error_closes_the_bar_where_the_run_came_to(capsys):
     out = capsys.readouterr().out
     assert drawings(out)[-1][:4] == ("Training", 32, 16, 50)  # eight steps of two environments
     assert out.endswith("\n"), "what is printed next has a line of its own"
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_bar_says_that_gradients_compile_until_they_have_run(compiles, capsys, monkeypatch):
+    monkeypatch.setattr(base, "compiled_or_eager", lambda gradients, device: gradients)
+    model, data = model_and_data(eval_episodes=1)
+    model.compile_gradients = compiles
+    fit(model, data, make_trainer([EnvStepsProgressBar()]))
+    titles = re.findall(r"([A-Z][a-z ]+?) +\d+% ", capsys.readouterr().out)
+    assert list(dict.fromkeys(titles)) == (["Training", "Compiling gradients"] if compiles else ["Training"])
+    assert titles[-1] == "Training"
+
+
+@pytest.fixture
+def terminal():
+    """A real one, of a width that can be changed; `read` gives the lines drawn since it was called last."""
+    screen, line = pty.openpty()
+    with open(line, "w") as out:
+
+        def resize(columns):
+            fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+        def read():
+            found = b""
+            while select.select([screen], [], [], 0.1)[0]:
+                found += os.read(screen, 1 << 16)
+            return found.decode().replace("\r\n", "").split("\r")[1:]
+
+        yield SimpleNamespace(out=out, resize=resize, read=read)
+    os.close(screen)
+
+
+LATEST = {"train/return": torch.tensor(-1234.5), "val/return_mean": torch.tensor(-1111.1)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, [r" 43% \|█+.*\| 1300000/3000000 env steps \[", r"env steps/s, return=-1234.5, eval=-1111.1\]$"]),
+        (80, [r" 43% \|█+.*\| \[.* left, return=-1234.5, eval=-1111.1\]$"]),
+        (60, [r"^Training  43% \[.* left, return=-1234.5, eval=-1111.1\]$"]),
+        (40, [r"^ 43%, return=-1234.5, eval=-1111.1$"]),
+    ],
+)
+def test_a_terminal_shows_what_it_has_room_for_and_returns_first_also_once_it_is_resized(
+    columns, shown, terminal, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdout", terminal.out)
+    clock, bar = Clock(3_000_000), EnvStepsProgressBar(refresh_seconds=0)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(clock=clock), callback_metrics=LATEST, log_every_n_steps=1)
+    terminal.resize(columns + 37)
+    bar.on_train_start(trainer, None)
+    assert max(map(len, terminal.read())) <= columns + 37
+    terminal.resize(columns)
+    for clock.env_steps in (600_000, 1_300_000):
+        bar.on_train_batch_end(trainer, None, None, None, 0)
+    lines = terminal.read()
+    assert max(map(len, lines)) <= columns, "a longer line would go on in the next"
+    for pattern in shown:
+        assert re.search(pattern, lines[-1].rstrip()), lines
+    bar.on_train_end(trainer, None)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import re
 import shlex
@@ -18,10 +19,17 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
+from wandb_records import records_of
 from website import Sentinel, Website
 
-from rl_lightning import PPO, EnvironmentInteraction
+from rl_lightning import PPO, EnvironmentInteraction, UsageError
+from rl_lightning.callbacks import WandbRun
+from rl_lightning.cli import loggers
+from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.main import main
+from rl_lightning.cli.wandb_runs import name_run
+from rl_lightning.fast.settings import settings_of_wandb
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -73,6 +81,8 @@ def test_help_lists_init_from_among_the_programs_own_options_and_of_no_learner(c
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One real run in a process of its own: its folder and what it printed."""
     workplace = tmp_path_factory.mktemp("workplace")
+    # a W&B service of this process would look for the run's folder from its own
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
         [sys.executable, "-m", "rl_lightning", "fit", "-c", PENDULUM, *QUICK],
         cwd=workplace,
@@ -80,7 +90,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         text=True,
         timeout=500,
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     [folder] = workplace.glob("runs/*/*")
@@ -108,6 +118,45 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_runs_that_differ_in_seed_and_length_alone_have_one_group_and_the_users_names_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_TAGS"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def named(gamma: float = 0.9, seed: int = 0, total: int = 100, **given: Any) -> dict[str, Any]:
+        model = Namespace(class_path="a.SAC", init_args=Namespace(gamma=gamma))
+        data = Namespace(class_path="b.Data", init_args=Namespace(env_id="E-v1", total_env_steps=total))
+        logger = WandbRun(**given)
+        name_run(logger, tmp_path / "sac-e-v1/1", Namespace(model=model, data=data, seed_everything=seed))
+        return settings_of_wandb(logger)
+
+    assert named()["group"] == named(seed=1, total=200)["group"] != named(gamma=0.8)["group"]
+    assert [named(name="mine", group="ours", tags=["a"])[key] for key in ("name", "group", "tags")] == [
+        "mine",
+        "ours",
+        ["a"],
+    ]
+    monkeypatch.setenv("WANDB_RUN_GROUP", "theirs")
+    assert named()["group"] is None, "W&B takes the variable's"
+    assert named()["name"] == "1"
+
+
+def test_a_logger_whose_package_is_missing_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logger = Namespace(class_path="lightning.pytorch.loggers.MLFlowLogger", init_args=Namespace(save_dir="."))
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None)
+    with pytest.raises(UsageError) as refused:
+        keep_inside(logger, Path("run"))
+    assert str(refused.value) == (
+        "trainer.logger='MLFlowLogger' is not allowed: it needs mlflow, which is not installed: pip install mlflow"
+    )
+    monkeypatch.setattr(loggers, "find_spec", lambda package: package)
+    keep_inside(logger, Path("run"))
+    assert logger.init_args.save_dir == "run/mlruns"
+
+
 def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run(
     finished_run: tuple[Path, str],
 ) -> None:
@@ -116,7 +165,20 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
     assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "metrics.csv", "checkpoints", "wandb"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"train/return" in wandb_run.read_bytes()
+    records = records_of(wandb_run)
+    run = next(record.run for record in records if record.HasField("run"))
+    assert (run.display_name, run.run_id, [*run.tags]) == (folder.name, folder.name, ["SAC", "Pendulum-v1"])
+    assert re.fullmatch(r"sac-pendulum-v1-[0-9a-f]{6}", run.run_group)
+    settings = [*run.config.update, *(item for record in records for item in record.config.update)]
+    assert json.loads(next(item for item in settings if item.key == "data").value_json)["init_args"]["num_envs"] == 1
+    assert not any("null" in item.value_json for item in settings)
+    rows = [{item.key or item.nested_key[0] for item in record.history.item} for record in records]
+    assert any("train/return" in row for row in rows)
+    assert all("env_steps" in row for row in rows if row - {"_wandb"})
+    [axis] = {record.metric.step_metric for record in records if record.metric.glob_name == "*"} - {
+        "trainer/global_step"
+    }
+    assert axis == "env_steps"
     assert "total_env_steps: 450" in (folder / "config.yaml").read_text()
 
 
@@ -126,6 +188,14 @@ def test_a_run_shows_a_bar_of_its_environment_steps_and_then_one_of_its_test_epi
     _, out = finished_run
     training, testing = out.index("Training 100% "), out.index("Testing 100% ")
     assert training < out.index(" 450/450 env steps ") < testing < out.index(" 3/3 episodes ")
+
+
+def test_a_run_lists_its_networks_and_how_much_of_them_is_learned(finished_run: tuple[Path, str]) -> None:
+    _, out = finished_run
+    assert re.findall(r"│ +(\w+) +│ +\w+ +│ +[\d.]+ K? *│", out) == ["value", "target_value", "q", "policy"]
+    v, q, policy = 3 * 8 + 8 + 9, 2 * (4 * 8 + 8 + 9), 3 * 8 + 8 + 2 * 9
+    assert f"\n{v + q + policy} of {2 * v + q + policy} parameters are learned\n" in out
+    assert "FLOPs" not in out
 
 
 def test_every_row_carries_env_steps_as_its_step(finished_run: tuple[Path, str]) -> None:
@@ -286,8 +356,10 @@ def test_two_processes_share_running_statistics(tmp_path: Path) -> None:
 def test_recorded_episodes_are_saved(finished_run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished_run
     monkeypatch.chdir(folder.parents[2])
-    main(["predict", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/best.ckpt'}"])
+    main(["predict", "-c", str(folder / "config.yaml"), f"--ckpt_path={folder / 'checkpoints/best.ckpt'}", "--video"])
     [path] = Path("runs").glob("*/*/episodes.pt")
+    env_steps = state_of(folder / "checkpoints/best.ckpt")["rl_lightning"]["env_steps"]
+    assert {film.name for film in path.parent.glob("videos/*")} == {f"{env_steps}-0.mp4", f"{env_steps}-1.mp4"}
     episodes = torch.load(path, weights_only=True)
     assert len(episodes) == 2
     assert episodes[0]["obs"].shape == (201, 3)

@@ -99,7 +99,7 @@ def config(tmp_path):
         ),
         (
             "--trainer.logger.init_args.offlin=true",
-            "--trainer.logger.offlin is not a setting of WandbLogger: did you mean --trainer.logger.offline?",
+            "--trainer.logger.offlin is not a setting of WandbRun: did you mean --trainer.logger.offline?",
         ),
         (
             "--model.network.depth=3",

@@ -89,7 +89,7 @@ def test_twenty_episodes_in_plain_gymnasium_have_the_returns_of_test_seed_by_see
     [reported] = one.trainer.test(one.model, datamodule=one.data, verbose=False)
     envs = one.data.eval_envs()
     with torch.no_grad():
-        tested = [play_episodes(one.model._act_deterministically, envs, seeds[i : i + 10])[0] for i in (0, 10)]
+        tested = [play_episodes(one.model.act_deterministically, envs, seeds[i : i + 10])[0] for i in (0, 10)]
     envs.close()
     returns = returns_in_plain_gymnasium(load_policy(folder), env_id, seeds)
     assert returns == torch.cat(tested).tolist()

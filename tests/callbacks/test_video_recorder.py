@@ -1,0 +1,100 @@
+"""Films of evaluation episodes: what is in them, and that nothing else changes by them."""
+
+import csv
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import wandb
+from imageio_ffmpeg import read_frames
+from toys import CounterEnv, fit, make_trainer, tiny_sac
+from wandb_records import records_of
+
+from rl_lightning import MetricsCSV, ReplayDataModule, UsageError
+from rl_lightning.callbacks import VideoRecorder, WandbRun
+from rl_lightning.data.base import VAL_SEED
+from rl_lightning.environments import videos
+from rl_lightning.environments.videos import check_filmed, film_episode
+
+SHADE = 30  # that a picture is lighter after each step
+
+
+class Picture(CounterEnv):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((34, 48, 3), SHADE * self.t, np.uint8)
+
+
+gym.register("Picture-v0", Picture)
+
+
+def shades(path: Path) -> list[float]:
+    """The mean of each frame of a video."""
+    frames = read_frames(str(path))
+    meta = next(frames)
+    assert (meta["size"], meta["fps"]) == ((48, 34), 10)
+    return [np.frombuffer(frame, np.uint8).mean() for frame in frames]
+
+
+def test_a_film_has_the_first_picture_and_one_after_each_step(tmp_path):
+    path = tmp_path / "films/one.mp4"
+    length = CounterEnv.episode_length(CounterEnv.first_episode(5))
+    total = film_episode(lambda obs: torch.zeros(1, 2), "Picture-v0", {}, 5, path)
+    assert total == length * (length + 1) / 2
+    assert shades(path) == pytest.approx([SHADE * t for t in range(length + 1)], abs=5)
+    film_episode(lambda obs: torch.zeros(1, 2), "Picture-v0", {}, 5, path, max_steps=1)
+    assert len(shades(path)) == 2
+
+
+def run(folder, callbacks=(), logger=None):
+    torch.manual_seed(3)
+    data = ReplayDataModule(
+        "Picture-v0", total_env_steps=60, env_steps_per_epoch=20, learning_starts=10, batch_size=4, eval_episodes=3
+    )
+    model = tiny_sac(data.observation_space, data.action_space)
+    fit(model, data, make_trainer(callbacks, logger or MetricsCSV(folder), validate=True, log_every_n_steps=5))
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def test_a_run_that_is_filmed_is_the_run_that_is_not(tmp_path):
+    run(tmp_path / "without")
+    run(tmp_path / "with", [VideoRecorder(episodes=2, every_evaluations=2)])
+    assert rows(tmp_path / "with") == rows(tmp_path / "without")
+    films = sorted((tmp_path / "with/videos").iterdir())
+    assert [path.name for path in films] == ["30-0.mp4", "30-1.mp4", "60-0.mp4", "60-1.mp4"]
+    for number, path in enumerate(films[:2]):
+        assert len(shades(path)) == 1 + CounterEnv.episode_length(CounterEnv.first_episode(VAL_SEED + number))
+
+
+def test_wandb_has_a_video_at_its_environment_step(tmp_path):
+    run(tmp_path, [VideoRecorder(dirpath=str(tmp_path / "films"))], WandbRun(save_dir=str(tmp_path)))
+    wandb.finish()
+    [written] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    history = [{item.nested_key[0]: item.value_json for item in r.history.item} for r in records_of(written)]
+    assert [row["env_steps"] for row in history if "video" in row] == ["30", "50", "60"]
+    assert len([*tmp_path.glob("wandb/offline-run-*/files/media/videos/*.mp4")]) == 3
+
+
+def test_what_cannot_be_filmed_is_refused_in_one_line_before_the_run(tmp_path, monkeypatch):
+    data = ReplayDataModule("toys:Counter-v0", total_env_steps=60, learning_starts=10, batch_size=4)
+    with pytest.raises(UsageError, match="render_mode"):
+        make_trainer([VideoRecorder()], MetricsCSV(tmp_path / "run")).fit(
+            tiny_sac(data.observation_space, data.action_space), data
+        )
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match=r"VideoRecorder.episodes=0 is not allowed"):
+        VideoRecorder(episodes=0)
+    monkeypatch.setattr(videos, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'pip install "rl_lightning\[video\]"'):
+        check_filmed("Picture-v0", {})
