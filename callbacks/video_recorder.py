@@ -42,7 +42,7 @@ class VideoRecorder(Callback):
             UsageError: saying what is missing.
         """
         if not self._is_checked:
-            check_filmed(data.env_id, data.env_kwargs)
+            check_filmed(data.env_id, data.env_kwargs, data.wrappers)
         self._is_checked = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,7 +65,7 @@ class VideoRecorder(Callback):
         drawn = random_numbers()
         for episode, path in enumerate(paths):
             act, seed = learner.act_deterministically, first_seed + episode
-            film_episode(act, data.env_id, data.env_kwargs, seed, path, data.eval_limit)
+            film_episode(act, data.env_id, data.env_kwargs, seed, path, data.eval_limit, data.wrappers)
         set_random_numbers(drawn)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

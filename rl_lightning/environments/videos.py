@@ -1,7 +1,7 @@
 """Episodes as videos: mp4 files, written frame by frame."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rl_lightning.environments.episodes import Act
 from rl_lightning.environments.make import make_env
+from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.spaces import to_numpy, to_tensor
 from rl_lightning.types import map_obs
@@ -19,19 +20,20 @@ from rl_lightning.types import map_obs
 FPS = 30  # of environments that do not say theirs
 
 
-def check_filmed(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+def check_filmed(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[EnvWrapper] = ()) -> None:
     """Refuse an environment that cannot be filmed here; one frame is drawn to see.
 
     Args:
         env_id: a registered Gymnasium id.
         env_kwargs: arguments of the environment itself.
+        wrappers: put around it.
 
     Raises:
         UsageError: no encoder, an environment without pictures, or no library to draw them with.
     """
     if find_spec("imageio_ffmpeg") is None:
         raise UsageError('videos need imageio-ffmpeg, which is not installed: pip install "rl_lightning[video]"')
-    env = _filmed(env_id, env_kwargs)
+    env = _filmed(env_id, env_kwargs, wrappers)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of GLFW's, before the error that is told
@@ -51,7 +53,13 @@ def check_filmed(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
 
 
 def film_episode(
-    act: Act, env_id: str, env_kwargs: Mapping[str, Any], seed: int, path: Path, max_steps: int | None = None
+    act: Act,
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    seed: int,
+    path: Path,
+    max_steps: int | None = None,
+    wrappers: Sequence[EnvWrapper] = (),
 ) -> float:
     """Play one whole episode in an environment of its own, and write it to an mp4 file.
 
@@ -62,13 +70,14 @@ def film_episode(
         seed: of the reset.
         path: of the file; its folder is made.
         max_steps: the episode is cut off after so many; None plays on to its end.
+        wrappers: put around the environment.
 
     Returns:
         The undiscounted return of raw rewards.
     """
     from imageio_ffmpeg import write_frames
 
-    env = _filmed(env_id, env_kwargs)
+    env = _filmed(env_id, env_kwargs, wrappers)
     path.parent.mkdir(parents=True, exist_ok=True)
     obs, _ = env.reset(seed=seed)
     frame, total, steps, is_over = _frame(env), 0.0, 0, False
@@ -89,8 +98,8 @@ def film_episode(
     return total
 
 
-def _filmed(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    return make_env(env_id, {**env_kwargs, "render_mode": "rgb_array"})
+def _filmed(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[EnvWrapper]) -> gym.Env[Any, Any]:
+    return make_env(env_id, {**env_kwargs, "render_mode": "rgb_array"}, wrappers=wrappers)
 
 
 def _frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:

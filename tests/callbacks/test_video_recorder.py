@@ -1,6 +1,7 @@
 """Films of evaluation episodes: what is in them, and that nothing else changes by them."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -53,10 +54,16 @@ def test_a_film_has_the_first_picture_and_one_after_each_step(tmp_path):
     assert len(shades(path)) == 2
 
 
-def run(folder, callbacks=(), logger=None):
+def run(folder, callbacks=(), logger=None, wrappers=None):
     torch.manual_seed(3)
     data = ReplayDataModule(
-        "Picture-v0", total_env_steps=60, env_steps_per_epoch=20, learning_starts=10, batch_size=4, eval_episodes=3
+        "Picture-v0",
+        total_env_steps=60,
+        env_steps_per_epoch=20,
+        learning_starts=10,
+        batch_size=4,
+        eval_episodes=3,
+        wrappers=wrappers,
     )
     model = tiny_sac(data.observation_space, data.action_space)
     fit(model, data, make_trainer(callbacks, logger or MetricsCSV(folder), validate=True, log_every_n_steps=5))
@@ -75,6 +82,11 @@ def test_a_run_that_is_filmed_is_the_run_that_is_not(tmp_path):
     assert [path.name for path in films] == ["30-0.mp4", "30-1.mp4", "60-0.mp4", "60-1.mp4"]
     for number, path in enumerate(films[:2]):
         assert len(shades(path)) == 1 + CounterEnv.episode_length(CounterEnv.first_episode(VAL_SEED + number))
+
+
+def test_what_is_filmed_wears_the_wrappers_of_the_run(tmp_path):
+    run(tmp_path, [VideoRecorder()], wrappers=[partial(gym.wrappers.TimeLimit, max_episode_steps=1)])
+    assert {len(shades(path)) for path in (tmp_path / "videos").iterdir()} == {2}
 
 
 def test_wandb_has_a_video_at_its_environment_step(tmp_path):
