@@ -53,9 +53,9 @@ DEFAULTS = {
 VIDEO = "--trainer.callbacks+=rl_lightning.callbacks.VideoRecorder"  # what predict --video stands for
 USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
 SETTINGS = (
-    " CONFIG is a YAML file, or the name of one that comes with the package: `rl-lightning configs` lists them. Every key "
-    "of the config is a flag too, and flags win over files. Sections near the end name the settings of each algorithm "
-    "and datamodule; --model.help SAC and --data.help ReplayDataModule say what they mean."
+    " CONFIG is a YAML file, or the name of one that comes with the package: `rl-lightning configs` lists them. Every "
+    "key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
+    "algorithm and datamodule; --model.help SAC and --data.help ReplayDataModule say what they mean."
 )
 DESCRIPTIONS = {
     "fit": "Train, then evaluate the final policy. Makes a folder for the run, with its config, metrics, checkpoints "
