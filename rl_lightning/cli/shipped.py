@@ -59,7 +59,8 @@ def list_configs(args: Sequence[str]) -> None:
     PlainParser("rl-lightning configs", description=LIST, allow_abbrev=False).parse_args(args)
     print(
         f"{table()}\n\nReturns are means of 100 episodes of the final policy, ± over seeds; "
-        f"the repository's docs/results says of which commit.\n  train     rl-lightning fit -c sac/pendulum\n  look      {CONFIGS}"
+        f"the repository's docs/results says of which commit.\n"
+        f"  train     rl-lightning fit -c sac/pendulum\n  look      {CONFIGS}"
     )
 
 
