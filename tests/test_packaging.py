@@ -44,7 +44,8 @@ def test_the_wheel_brings_the_packages_and_the_program_and_leaves_the_checkout_a
     [wheel] = tmp_path.glob("*.whl")
     packaged = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {name for name in tracked if name.startswith("rl_lightning/") and Path(name).suffix}
-    assert packaged == modules | {f"rl_lightning/{name}" for name in tracked if name.startswith("callbacks/")}
+    linked = {f"rl_lightning/{name}" for name in tracked if name.startswith(("callbacks/", "configs/"))}
+    assert packaged == modules | linked
 
     venv.create(tmp_path / "empty")
     python = tmp_path / "empty/bin/python"
@@ -56,4 +57,6 @@ def test_the_wheel_brings_the_packages_and_the_program_and_leaves_the_checkout_a
     where = out(python, "-c", show, cwd=tmp_path)
     assert where.split() == [str(site / "rl_lightning/callbacks/__init__.py"), "PolyakAveraging"]
     assert not (site / "callbacks").exists()
-    assert "fit" in out(tmp_path / "empty/bin/rl-lightning", "--help", cwd=tmp_path)
+    program = tmp_path / "empty/bin/rl-lightning"
+    assert "fit" in out(program, "--help", cwd=tmp_path)
+    assert "env_id: Pendulum-v1" in out(program, "fit", "-c", "sac/pendulum", "--print_config", cwd=tmp_path)

@@ -1,18 +1,12 @@
 """`rl-lightning export`: the policy of a run or checkpoint, in a folder of its own."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import NoReturn
 
+from rl_lightning.cli.plain_parser import PlainParser
 from rl_lightning.policies import export_policy
 from rl_lightning.policies.folder import FILES
 
 EXPORT = "Write the policy of a run or checkpoint into a folder of its own: weights, policy.json and a card."
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}: `rl-lightning export --help` lists what can be given\n")
 
 
 def export(args: Sequence[str]) -> None:
@@ -24,7 +18,7 @@ def export(args: Sequence[str]) -> None:
     Raises:
         UsageError: as of `export_policy`.
     """
-    parser = _Parser("rl-lightning export", description=EXPORT, allow_abbrev=False)
+    parser = PlainParser("rl-lightning export", description=EXPORT, allow_abbrev=False)
     parser.add_argument(
         "source", metavar="RUN_OR_CKPT", help="a run's folder, a checkpoint (file or URL), or an export"
     )

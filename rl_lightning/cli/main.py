@@ -34,6 +34,7 @@ from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.cli.report import report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.shipped import LIST, list_configs
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
@@ -52,7 +53,8 @@ DEFAULTS = {
 VIDEO = "--trainer.callbacks+=rl_lightning.callbacks.VideoRecorder"  # what predict --video stands for
 USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
 SETTINGS = (
-    " Every key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
+    " CONFIG is a YAML file, or the name of one that comes with the package: `rl-lightning configs` lists them. Every "
+    "key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
     "algorithm and datamodule; --model.help SAC and --data.help ReplayDataModule say what they mean."
 )
 DESCRIPTIONS = {
@@ -102,7 +104,7 @@ class RLCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Add `resume` and `export` to the subcommands; `main` runs the latter, which needs no trainer."""
+        """Add `resume`, `export` and `configs` to the subcommands; `main` runs the last two, which need no trainer."""
         super().setup_parser(*args, **kwargs)
         usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
         parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
@@ -110,6 +112,7 @@ class RLCLI(LightningCLI):
         assert self.parser._subcommands_action is not None
         self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
         self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
+        self.parser._subcommands_action.add_subcommand("configs", OneLineErrorParser(), help=LIST)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -362,6 +365,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         if given[:1] == ["export"]:
             export(given[1:])
+        elif given[:1] == ["configs"]:
+            list_configs(given[1:])
         else:
             RLCLI(args)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:

@@ -18,6 +18,7 @@ from rl_lightning.cli.lookups import (
     subclasses,
     with_article,
 )
+from rl_lightning.cli.shipped import nearest_names
 
 EXAMPLES = {"model": "--model=SAC", "data": "--data=ReplayDataModule", "data.env_id": "--data.env_id=Pendulum-v1"}
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|(?:Option|.* does not accept option) '(.+?)'")
@@ -124,9 +125,14 @@ def _subcommand(_: str, given: str) -> str:
 def _missing_file(key: str, path: str) -> str:
     folder, name = os.path.split(path)
     shown = os.path.relpath(path) if path.startswith(os.getcwd()) else path
-    fix = _did_you_mean(
-        name, sorted({*os.listdir(folder)} - {name}) if os.path.isdir(folder) else [], "give the path of a YAML file"
-    )
+    otherwise = "give the path of a YAML file"
+    if key == "config":
+        names = nearest_names(shown)
+        otherwise = (
+            f"did you mean {', '.join(names)}?" if names else f"{otherwise}, or a name of `rl-lightning configs`"
+        )
+    beside = sorted({*os.listdir(folder)} - {name}) if os.path.isdir(folder) else []
+    fix = _did_you_mean(name, beside, otherwise)
     return f"{key}={shown!r} is not a file that can be read: {fix}"
 
 
@@ -156,7 +162,7 @@ SAYINGS: dict[str, Callable[[str, str], str]] = {  # of jsonargparse, each with 
     r"the following arguments are required: (.*)": _required,
     r"argument subcommand: invalid choice: (.*)": _subcommand,
     r'expected "subcommand" to be one of \{(.*)\}': lambda _, names: (
-        f"the subcommand is missing: give {re.sub(r',[ .]*$', '', names).replace(',', ', ')} or export"
+        f"the subcommand is missing: give {re.sub(r',[ .]*$', '', names).replace(',', ', ')}, export or configs"
     ),
     r"(?:File|Path) [\w ]+: '(.*)'": _missing_file,
     r"(Unable to load config)": lambda key, _: (

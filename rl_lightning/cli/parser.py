@@ -1,6 +1,7 @@
 """The command line's parser: every mistake in flags and config files ends the program with one line and exit code 2."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rl_lightning.cli.causes import find_cause
 from rl_lightning.cli.messages import explain
+from rl_lightning.cli.shipped import config_path
 from rl_lightning.cli.users_code import told, told_of_users_code
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_line
 
@@ -97,14 +99,17 @@ class OneLineErrorParser(LightningArgumentParser):
 
 
 def config_files_first(args: list[str]) -> list[str]:
-    """Move every ``--config FILE`` right behind the subcommand, so that flags win wherever they stand."""
+    """Move every ``--config FILE`` right behind the subcommand, so that flags win wherever they stand.
+
+    Names of configs that come with the package become their paths.
+    """
     files, rest = [], []
     arguments = iter(args)
     for argument in arguments:
         if argument in ("-c", "--config"):
-            files += [argument, *([value] if (value := next(arguments, None)) is not None else [])]
-        elif argument.startswith("--config=") or (argument.startswith("-c") and not argument.startswith("--")):
-            files.append(argument)
+            files += [argument, *([config_path(value)] if (value := next(arguments, None)) is not None else [])]
+        elif match := re.fullmatch(r"(--config=|-c=?)(.*)", argument, re.S):
+            files.append(match[1] + config_path(match[2]))
         else:
             rest.append(argument)
     return [*rest[:1], *files, *rest[1:]]

@@ -207,12 +207,13 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give fit, validate, test, predict, resume or export"),
+        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export or configs"),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
-        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export"),
+        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs"),
         (
             ["--model=SAC", "fit"],
-            "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export",
+            "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
+            "configs",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),

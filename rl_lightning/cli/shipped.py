@@ -1,0 +1,69 @@
+"""The configs that come with the package: found by name, and listed by `rl-lightning configs`."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rl_lightning.cli.plain_parser import PlainParser
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LIST = "List the configs that come with the package, and the return that each has been measured to reach."
+HEAD = ("config", "environment", "environment steps", "measured return")
+
+
+def shipped() -> dict[str, Path]:
+    """The files by the names that ``-c`` takes, like ``sac/pendulum``."""
+    return {f"{path.parent.name}/{path.stem}": path for path in sorted(CONFIGS.glob("*/*.yaml"))}
+
+
+def config_path(given: str) -> str:
+    """The path that ``-c`` means: `given` where that is a file, else the config of that name, if there is one."""
+    path = shipped().get(given)
+    return given if path is None or Path(given).is_file() else str(path)
+
+
+def nearest_names(given: str) -> list[str]:
+    """Up to three names that are like `given`, the likest first."""
+    return difflib.get_close_matches(given, shipped(), n=3)
+
+
+def measured() -> dict[str, str]:
+    """Mean return ± over seeds, and how many, by the config's name."""
+    by_file: dict[str, dict[str, str]] = yaml.safe_load((CONFIGS / "results.yaml").read_text(encoding="utf-8"))
+    return {name: result for results in by_file.values() for name, result in results.items()}
+
+
+def table() -> str:
+    """A line for each config: its name, environment, length, and what was measured of it."""
+    results = measured()
+    rows = [
+        HEAD,
+        *((*_name_and_task(name, path), results.get(name, "not measured")) for name, path in shipped().items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{name:{widths[0]}}  {env_id:{widths[1]}}  {steps:>{widths[2]}}  {result}"
+        for name, env_id, steps, result in rows
+    )
+
+
+def list_configs(args: Sequence[str]) -> None:
+    """Print the table, what its numbers are, and how a config is used.
+
+    Args:
+        args: of the command line, after `configs`; there is nothing to give but ``--help``.
+    """
+    PlainParser("rl-lightning configs", description=LIST, allow_abbrev=False).parse_args(args)
+    print(
+        f"{table()}\n\nReturns are means of 100 episodes of the final policy, ± over seeds; "
+        f"the repository's docs/results says of which commit.\n"
+        f"  train     rl-lightning fit -c sac/pendulum\n  look      {CONFIGS}"
+    )
+
+
+def _name_and_task(name: str, path: Path) -> tuple[str, str, str]:
+    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
+    return name, data["env_id"], f"{data['total_env_steps']:,}"
