@@ -207,7 +207,7 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give fit, validate, test, predict, resume or export"),
+        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export or report"),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export"),
         (
