@@ -44,7 +44,9 @@ def test_the_wheel_brings_the_packages_and_the_program_and_leaves_the_checkout_a
     [wheel] = tmp_path.glob("*.whl")
     packaged = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {name for name in tracked if name.startswith("rl_lightning/") and Path(name).suffix}
-    assert packaged == modules | {f"rl_lightning/{name}" for name in tracked if name.startswith("callbacks/")}
+    callbacks = {f"rl_lightning/{name}" for name in tracked if name.startswith("callbacks/")}
+    configs = {f"rl_lightning/cli/run_report/{name}" for name in tracked if name.startswith("configs/")}
+    assert packaged == modules | callbacks | configs
 
     venv.create(tmp_path / "empty")
     python = tmp_path / "empty/bin/python"

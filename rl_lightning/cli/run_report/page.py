@@ -36,7 +36,7 @@ figcaption b { color: var(--ink) }
 .tex { overflow: visible }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .25rem 1.25rem .25rem 0; border-bottom: 1px solid var(--edge); vertical-align: top }
+th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--edge); vertical-align: top }
 code { font-size: .875em; overflow-wrap: anywhere }
 """
 
@@ -95,7 +95,9 @@ def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
             _number(row.get(f"{stage}/{key}")) for key in ("return_mean", "return_std", "episode_length_mean")
         )
         kind = "final test" if stage == "test" else "evaluation"
-        lines.append([f"{float(row.get('env_steps', 'nan')):,.0f}", kind, str(episodes), f"{mean} ± {spread}", length])
+        lines.append(
+            [f"{float(row.get('env_steps', 'nan')):,.0f}", kind, str(episodes), f"{mean}&nbsp;±&nbsp;{spread}", length]
+        )
     if not lines:
         return "<p>There has been none yet.</p>"
     heads = ["Environment steps", "", "Episodes", "Return", "Mean length"]
