@@ -13,7 +13,11 @@ from rl_lightning.cli.run_report.facts import CONFIGS, settings, shipped_config
 from rl_lightning.cli.run_report.meanings import FOR_ALL, SOURCE, meanings
 
 ROOT = Path(__file__).parents[2]
-ROWS = """env_steps,step,train/return,train/policy_loss,user/<b>,val/return_mean,val/return_std,test/return_mean,test/return_std
+HEAD = ",".join(
+    ["env_steps", "step", "train/return", "train/policy_loss", "user/<b>"]
+    + [f"{stage}/return_{what}" for stage in ("val", "test") for what in ("mean", "std")]
+)
+ROWS = f"""{HEAD}
 64,64,10.0,0.5,1.0,,,,
 128,128,,nan,2.0,,,,
 128,128,,,,20.0,3.0,,
@@ -107,7 +111,7 @@ def test_what_is_no_run_or_has_no_rows_is_refused_in_one_line(run, tmp_path, mon
     assert "it has no config.yaml" in refusal(str(tmp_path))
     monkeypatch.setattr(drawings, "find_spec", lambda name: None)
     assert 'pip install "rl_lightning[report]"' in refusal(str(run))
-    (run / "metrics.csv").write_text(ROWS.splitlines()[0] + "\n")
+    (run / "metrics.csv").write_text(HEAD + "\n")
     assert "has no rows in its metrics.csv" in refusal(str(run))
     (run / "metrics.csv").unlink()
     assert "has no rows in its metrics.csv" in refusal(str(run))

@@ -38,6 +38,8 @@ figcaption b { color: var(--ink) }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--edge); vertical-align: top }
 code { font-size: .875em; overflow-wrap: anywhere }
+td:first-child code { white-space: nowrap }
+@media (max-width: 32rem) { th, td { padding-right: .6rem } }
 """
 
 
@@ -101,7 +103,7 @@ def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     if not lines:
         return "<p>There has been none yet.</p>"
     heads = ["Environment steps", "", "Episodes", "Return", "Mean length"]
-    note = "Mean ± deviation over the episodes of the deterministic policy. Episodes are those of the present config."
+    note = "Mean ± deviation over the episodes of the deterministic policy. Numbers of episodes are those of config.yaml."
     return _table(heads, lines) + f'<p class="faint">{note}</p>'
 
 
