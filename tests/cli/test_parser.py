@@ -209,7 +209,7 @@ def test_of_two_stray_values_the_first_is_named(refusal):
     [
         ([], "the subcommand is missing: give fit, validate, test, predict, resume, export or report"),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
-        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export"),
+        (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, report"),
         (
             ["--model=SAC", "fit"],
             "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export",
