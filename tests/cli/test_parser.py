@@ -212,7 +212,8 @@ def test_of_two_stray_values_the_first_is_named(refusal):
         (["train"], "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, report"),
         (
             ["--model=SAC", "fit"],
-            "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export",
+            "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
+            "report",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),

@@ -64,7 +64,7 @@ def test_the_page_has_curves_meanings_evaluations_films_and_settings_and_loads_n
     assert '<svg class="tex"' in page
     assert re.findall(r'<video [^>]*src="(.*?)"', page) == ["data:video/mp4;base64,c21hbGw=", "videos/128-0.mp4"]
     assert re.findall(r"<code>(model.*?)</code></td><td><code>(.*?)</code></td><td><code>(.*?)</code>", page) == [
-        ("model.gae_lambda", "0.8", "0.9")
+        ("model.gae_lambda", "0.9", "0.8")
     ]
     loaded = re.findall(r'(?:src|href)="(?!#|data:|videos/)(.*?)"|url\((?!#)(.*?)\)|@import', page)
     assert loaded == []

@@ -103,7 +103,9 @@ def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     if not lines:
         return "<p>There has been none yet.</p>"
     heads = ["Environment steps", "", "Episodes", "Return", "Mean length"]
-    note = "Mean ± deviation over the episodes of the deterministic policy. Numbers of episodes are those of config.yaml."
+    note = (
+        "Mean ± deviation over the episodes of the deterministic policy. Numbers of episodes are those of config.yaml."
+    )
     return _table(heads, lines) + f'<p class="faint">{note}</p>'
 
 
@@ -136,10 +138,11 @@ def _settings(its: Mapping[str, Any]) -> str:
     if not differ:
         return f"<p>Those of {escape(name)}.</p><p class='faint'>{note}</p>"
     lines = [
-        [f"<code>{escape(text)}</code>" for text in (key, _plain(old), _plain(new))]
+        [f"<code>{escape(text)}</code>" for text in (key, _plain(new), _plain(old))]
         for key, (old, new) in differ.items()
     ]
-    return _table(["Setting", escape(name), "This run"], lines) + f'<p class="faint">{note}</p>'
+    head = f"<p>Other than in {escape(name)}:</p>"
+    return head + _table(["Setting", "This run", "Shipped"], lines) + f'<p class="faint">{note}</p>'
 
 
 def _inline(markdown: str) -> str:
