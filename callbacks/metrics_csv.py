@@ -104,7 +104,7 @@ class MetricsCSV(Logger):
             columns = sorted({*self._columns}.union(*self._pending))
             try:
                 if columns != self._columns:
-                    write_whole(self.path, _as_text([*self._read()[0], *self._pending], columns, header=True))
+                    write_whole(self.path, _as_text([*read_rows(self.path)[0], *self._pending], columns, header=True))
                 else:
                     with self.path.open("a", newline="") as file:
                         file.write(_as_text(self._pending, columns))
@@ -126,7 +126,7 @@ class MetricsCSV(Logger):
                 self._lock = FolderLock(self.path.parent)
             except OSError as error:
                 raise self._cannot_write(error) from error
-            rows, self._columns, _ = self._read()
+            rows, self._columns, _ = read_rows(self.path)
             self._written, self._last_row = len(rows), rows[-1] if rows else Row()
 
     @rank_zero_only
@@ -163,7 +163,7 @@ class MetricsCSV(Logger):
         """
         self._is_own = True
         self.open()
-        rows, columns, is_whole = self._read()
+        rows, columns, is_whole = read_rows(self.path)
         count, last = state["rows"], state["last_row"]
         if not self.path.exists():  # another folder than the checkpoint's run had
             return
@@ -182,16 +182,17 @@ class MetricsCSV(Logger):
                 raise self._cannot_write(error) from error
         self._written, self._last_row, self._pending = len(kept), kept[-1] if kept else Row(), []
 
-    def _read(self) -> tuple[list[Row], list[str], bool]:
-        """Rows of the file, its columns, and whether its last line is whole: a process may have died in writing it."""
-        text = self.path.read_bytes().decode() if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole, newline=""))
-        rows = [{name: value for name, value in row.items() if value} for row in reader]
-        return rows, list(reader.fieldnames or []), whole == text
-
     def _cannot_write(self, error: OSError) -> UsageError:
         return UsageError(f"{str(self.path)!r} cannot be written: {error.strerror}; make room there, or allow it")
+
+
+def read_rows(path: Path) -> tuple[list[Row], list[str], bool]:
+    """Rows of a file, its columns, and whether its last line is whole: a process may have died in writing it."""
+    text = path.read_bytes().decode() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(io.StringIO(whole, newline=""))
+    rows = [{name: value for name, value in row.items() if value} for row in reader]
+    return rows, list(reader.fieldnames or []), whole == text
 
 
 def _as_text(rows: list[Row], columns: list[str], header: bool = False) -> str:

@@ -32,6 +32,7 @@ from rl_lightning.cli.export import EXPORT, export
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.cli.report import report
+from rl_lightning.cli.run_report.command import REPORT, write_report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.shipped import LIST, list_configs
@@ -104,7 +105,7 @@ class RLCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Add `resume`, `export` and `configs` to the subcommands; `main` runs the last two, which need no trainer."""
+        """Add those that need no trainer, which `main` runs, and `resume` to the subcommands."""
         super().setup_parser(*args, **kwargs)
         usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
         parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
@@ -113,6 +114,7 @@ class RLCLI(LightningCLI):
         self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
         self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
         self.parser._subcommands_action.add_subcommand("configs", OneLineErrorParser(), help=LIST)
+        self.parser._subcommands_action.add_subcommand("report", OneLineErrorParser(), help=REPORT)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -367,6 +369,8 @@ def main(args: list[str] | None = None) -> None:
             export(given[1:])
         elif given[:1] == ["configs"]:
             list_configs(given[1:])
+        elif given[:1] == ["report"]:
+            write_report(given[1:])
         else:
             RLCLI(args)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:

@@ -76,6 +76,20 @@ class Run(NamedTuple):
         return path, checkpoint
 
 
+def run_in(folder: str) -> Run:
+    """The run whose folder is given.
+
+    Raises:
+        UsageError: it is not there, or not the folder of a run; the message names those that there are.
+    """
+    run = Run(Path(folder))
+    if not run.folder.is_dir():
+        raise UsageError(f"run {folder!r} does not exist: {_offer_runs()}")
+    if not run.config.is_file():
+        raise UsageError(f"run {folder!r} is not the folder of a run, it has no config.yaml: {_offer_runs()}")
+    return run
+
+
 def resumed(args: Sequence[str]) -> tuple[Run, list[str]]:
     """The run that `resume RUN --KEY=VALUE ...` goes on with, and the same as arguments of `fit`.
 
@@ -87,11 +101,7 @@ def resumed(args: Sequence[str]) -> tuple[Run, list[str]]:
     """
     if len(args) < 2 or args[1].startswith("-"):
         raise UsageError(f"resume has no run: give its folder right behind it, like {_example()}; {_offer_runs()}")
-    run, flags = Run(Path(args[1])), list(args[2:])
-    if not run.folder.is_dir():
-        raise UsageError(f"run {args[1]!r} does not exist: {_offer_runs()}")
-    if not run.config.is_file():
-        raise UsageError(f"run {args[1]!r} is not the folder of a run, it has no config.yaml: {_offer_runs()}")
+    run, flags = run_in(args[1]), list(args[2:])
     if given := next((flag for flag in flags if flag.startswith(("--ckpt_path", "--init_from"))), None):
         raise UsageError(
             f"{given} is not allowed beside resume, which goes on from the run's last checkpoint: from another one a "

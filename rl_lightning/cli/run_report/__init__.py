@@ -1,0 +1,1 @@
+"""`rl-lightning report`: a run on one page."""

@@ -1,0 +1,75 @@
+"""What a run's folder says of the run, besides its rows: settings, versions, time, films."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rl_lightning.cli.runs import NAME, Run
+from rl_lightning.cli.shipped import CONFIGS
+
+PACKAGES = ("rl_lightning", "torch", "lightning", "gymnasium", "numpy")
+ABSENT = "<unset>"
+
+
+def settings(config: Path) -> dict[str, Any]:
+    """The settings of a config file by the keys that they are typed by; a class by its last name."""
+    found: dict[str, Any] = {}
+
+    def note(key: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                note(key if name == "init_args" else f"{key}.{name}".lstrip("."), inner)
+        else:
+            found[key] = value.rpartition(".")[2] if key.endswith("class_path") and value else value
+
+    note("", OmegaConf.to_container(OmegaConf.load(config), resolve=True))
+    return found
+
+
+def shipped_config(its: dict[str, Any], folder: Path = CONFIGS) -> tuple[str, dict[str, tuple[Any, Any]]] | None:
+    """The shipped config of the same algorithm and environment that a run is nearest to.
+
+    Args:
+        its: the run's settings.
+        folder: of the shipped configs.
+
+    Returns:
+        Its name, and the settings that it names and the run has otherwise: (shipped, the run's). None where there is
+        none.
+    """
+    same = ("model.class_path", "data.env_id")
+    found = []
+    for path in sorted(folder.glob("*/*.yaml")):
+        shipped = settings(path)
+        if all(key in shipped and shipped[key] == its.get(key) for key in same):
+            differ = {key: (value, its.get(key, ABSENT)) for key, value in shipped.items()}
+            differ = {key: pair for key, pair in differ.items() if pair[0] != pair[1]}
+            found.append((f"configs/{path.relative_to(folder)}", differ))
+    return min(found, key=lambda each: len(each[1]), default=None)
+
+
+def versions(run: Run) -> dict[str, str]:
+    """Of packages, as W&B noted them when the run was last begun; empty where it did not."""
+    noted = sorted(run.folder.glob("wandb/*run-*/files/requirements.txt"))
+    lines = noted[-1].read_text().splitlines() if noted else []
+    its = dict(line.partition("==")[::2] for line in lines)
+    return {name: its[name] for name in PACKAGES if name in its}
+
+
+def wall_seconds(run: Run) -> float | None:
+    """From the folder's name to the last row; pauses of an interrupted run count. None where the name says no time."""
+    name = run.folder.resolve().name
+    if not NAME.fullmatch(name):
+        return None
+    begun = time.mktime(time.strptime(name[:15], "%Y%m%d-%H%M%S"))
+    return (run.folder / "metrics.csv").stat().st_mtime - begun
+
+
+def films(run: Run) -> list[Path]:
+    """In `videos/`, by environment steps, then by episode."""
+    return sorted(
+        run.folder.glob("videos/*.mp4"), key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)]
+    )
