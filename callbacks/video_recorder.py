@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from rl_lightning.callbacks.environment_interaction import environment_data
 from rl_lightning.callbacks.random_numbers import random_numbers, set_random_numbers
 from rl_lightning.data.base import PREDICT_SEED, VAL_SEED
-from rl_lightning.environments.videos import check_filmed, film_episode
+from rl_lightning.environments.videos import as_gif, check_filmed, film_episode
 from rl_lightning.errors import require
 
 
@@ -17,8 +17,8 @@ class VideoRecorder(Callback):
     """Plays the first episodes of an evaluation once more, after it, and writes them to mp4 files.
 
     They are played in an environment of their own by the deterministic policy, from the same seeds, and random numbers
-    are put back: no result changes. W&B gets them as `video`, at their environment step. In `predict` all episodes are
-    filmed.
+    are put back: no result changes. W&B gets them as `video` at their environment step, TensorBoard as moving pictures
+    (GIF) of up to 30 seconds. In `predict` all episodes are filmed.
 
     Args:
         episodes: of each evaluation.
@@ -70,6 +70,8 @@ class VideoRecorder(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_video("video", [str(path) for path in paths], format=["mp4"] * episodes)
+            elif isinstance(logger, TensorBoardLogger):
+                _to_tensorboard(logger, paths, learner.env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """How many evaluations there have been."""
@@ -77,3 +79,14 @@ class VideoRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._evaluations = state_dict["evaluations"]
+
+
+def _to_tensorboard(logger: TensorBoardLogger, paths: list[Path], env_steps: int) -> None:
+    """Its own `add_video` takes arrays, and moviepy to encode them once more; a GIF is a picture to it."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    for episode, path in enumerate(paths):
+        picture = Summary.Image(encoded_image_string=as_gif(path))
+        row = Summary(value=[Summary.Value(tag=f"video/{episode}", image=picture)])
+        logger.experiment.file_writer.add_summary(row, env_steps)
+    logger.experiment.flush()

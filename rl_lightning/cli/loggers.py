@@ -39,6 +39,19 @@ def keep_inside(logger: Namespace, run_dir: Path) -> None:
         given = settings.get(key)
         advice = f"W&B takes none of {NOT_OF_WANDB} in it; give a plain name"
         require(not given or not set(NOT_OF_WANDB) & set(given), f"trainer.logger.{key}", given, advice)
-    if "save_dir" in settings:
-        # MLflow's has a folder for each experiment
-        settings.save_dir = str(run_dir / "mlruns" if kind == "MLFlowLogger" else run_dir)
+    if kind == "MLFlowLogger":
+        _keep_mlflow_inside(settings, run_dir)
+    elif "save_dir" in settings:
+        settings.save_dir = str(run_dir)
+
+
+def _keep_mlflow_inside(settings: Namespace, run_dir: Path) -> None:
+    """MLflow 3 writes no folders of files anymore: without a server's address its rows are in a database in the folder."""
+    address = settings.tracking_uri  # also MLFLOW_TRACKING_URI
+    its = Path(address.removeprefix("sqlite:///")).parent if address else None
+    is_of_a_run = its is not None and (its / "metrics.csv").exists()  # whose config this is
+    if settings.run_name is None or (is_of_a_run and its and settings.run_name == its.name):
+        settings.run_name = run_dir.name
+    if its is None or is_of_a_run:
+        settings.tracking_uri = f"sqlite:///{run_dir / 'mlflow.db'}"
+        settings.artifact_location = (run_dir / "mlruns").absolute().as_uri()

@@ -343,7 +343,7 @@ def _new_run_dir(config: Namespace) -> Path:
 
 def _make(run_dir: Path) -> None:
     try:
-        run_dir.mkdir(parents=True)
+        run_dir.mkdir(parents=True, exist_ok=not (run_dir / "metrics.csv").exists())  # MLflow makes it for its database
     except OSError as error:
         root = str(run_dir.parents[1])
         advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"

@@ -1,5 +1,6 @@
 """Episodes as videos: mp4 files, written frame by frame."""
 
+import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -96,6 +97,22 @@ def film_episode(
         video.close()
         env.close()
     return total
+
+
+def as_gif(path: Path, width: int = 240, fps: int = 10, seconds: int = 30) -> bytes:
+    """The beginning of a film as an animated GIF, for pages that show pictures only.
+
+    Args:
+        path: of the mp4 file.
+        width: of the picture, in pixels; its height follows.
+        fps: frames a second, of the same seconds as the film's.
+        seconds: of the film that it has.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    drawn = f"fps={fps},scale={width}:-1:flags=lanczos,split[a][b];[a]palettegen[p];[b][p]paletteuse"
+    command = [get_ffmpeg_exe(), "-v", "error", "-t", str(seconds), "-i", str(path), "-vf", drawn, "-f", "gif", "-"]
+    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def _filmed(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[EnvWrapper]) -> gym.Env[Any, Any]:

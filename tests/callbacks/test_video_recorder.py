@@ -10,6 +10,7 @@ import pytest
 import torch
 import wandb
 from imageio_ffmpeg import read_frames
+from lightning.pytorch.loggers import TensorBoardLogger
 from toys import CounterEnv, fit, make_trainer, tiny_sac
 from wandb_records import records_of
 
@@ -110,3 +111,23 @@ def test_what_cannot_be_filmed_is_refused_in_one_line_before_the_run(tmp_path, m
     monkeypatch.setattr(videos, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "rl_lightning\[video\]"'):
         check_filmed("Picture-v0", {})
+
+
+def test_tensorboard_shows_the_films_as_moving_pictures_at_their_environment_step(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = TensorBoardLogger(tmp_path, name=None, version="board")
+    run(tmp_path, [VideoRecorder(episodes=2)], logger)
+    events = accumulator.EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == ["video/0", "video/1"]
+    for number in range(2):
+        pictures = events.Images(f"video/{number}")
+        assert [picture.step for picture in pictures] == [30, 50, 60]
+        length = 1 + CounterEnv.episode_length(CounterEnv.first_episode(VAL_SEED + number))  # at 10 frames a second
+        path = tmp_path / "shown.gif"
+        path.write_bytes(pictures[0].encoded_image_string)
+        frames = read_frames(str(path))
+        assert next(frames)["size"] == (240, 170)  # 48x34, five times
+        assert [np.frombuffer(frame, np.uint8).mean() for frame in frames] == pytest.approx(
+            [SHADE * t for t in range(length)], abs=6
+        )

@@ -145,16 +145,38 @@ def test_runs_that_differ_in_seed_and_length_alone_have_one_group_and_the_users_
 def test_a_logger_whose_package_is_missing_is_refused_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    logger = Namespace(class_path="lightning.pytorch.loggers.MLFlowLogger", init_args=Namespace(save_dir="."))
+    logger = Namespace(class_path="lightning.pytorch.loggers.MLFlowLogger", init_args=Namespace())
     monkeypatch.setattr(loggers, "find_spec", lambda package: None)
     with pytest.raises(UsageError) as refused:
         keep_inside(logger, Path("run"))
     assert str(refused.value) == (
         "trainer.logger='MLFlowLogger' is not allowed: it needs mlflow, which is not installed: pip install mlflow"
     )
+
+
+def test_mlflow_keeps_its_database_and_artifacts_in_the_run_folder_unless_it_has_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda package: package)
-    keep_inside(logger, Path("run"))
-    assert logger.init_args.save_dir == "run/mlruns"
+
+    def kept(run_dir: Path, **given: str) -> dict[str, str]:
+        settings = {"save_dir": "./mlruns", "tracking_uri": None, "artifact_location": None, "run_name": None} | given
+        logger = Namespace(class_path="lightning.pytorch.loggers.MLFlowLogger", init_args=Namespace(**settings))
+        keep_inside(logger, run_dir)
+        return {key: value for key, value in logger.init_args.as_dict().items() if key != "save_dir"}
+
+    first, second = tmp_path / "1", tmp_path / "2"
+    its = kept(first)
+    assert its == {
+        "tracking_uri": f"sqlite:///{first}/mlflow.db",
+        "artifact_location": f"file://{first}/mlruns",
+        "run_name": "1",
+    }
+    first.mkdir()
+    (first / "metrics.csv").touch()
+    assert kept(second, **its) == kept(second), "a config of another run"
+    at_a_server = {"tracking_uri": "http://127.0.0.1:5000", "artifact_location": "s3://all", "run_name": "mine"}
+    assert kept(second, **at_a_server) == at_a_server
 
 
 def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run(
