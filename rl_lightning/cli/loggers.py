@@ -46,7 +46,7 @@ def keep_inside(logger: Namespace, run_dir: Path) -> None:
 
 
 def _keep_mlflow_inside(settings: Namespace, run_dir: Path) -> None:
-    """MLflow 3 writes no folders of files anymore: without a server's address its rows are in a database in the folder."""
+    """Without a server MLflow 3 needs a database: it writes no folders of files anymore."""
     address = settings.tracking_uri  # also MLFLOW_TRACKING_URI
     its = Path(address.removeprefix("sqlite:///")).parent if address else None
     is_of_a_run = its is not None and (its / "metrics.csv").exists()  # whose config this is
