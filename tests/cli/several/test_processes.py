@@ -82,16 +82,19 @@ def test_jobs_are_stopped_where_the_caller_leaves(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_a_signal_is_passed_on_to_all_and_nothing_begins_after_it(tmp_path, number, code):
-    stops, ended = STOPS.format(int(number)), []
+    stops, ended, sent = STOPS.format(int(number)), [], []
 
     def kill():
-        if not ended:
+        if not sent:
             wait_until_ready(tmp_path / "a/output.log", tmp_path / "b/output.log")
-            os.kill(os.getpid(), number)
+            sent.append(os.kill(os.getpid(), number))
 
-    with pytest.raises(SystemExit) as stop:
+    def run():
         for each in side_by_side([python(name, stops, tmp_path) for name in "abc"], 2, kill):
             ended.append((each.job.name, each.code))
+
+    with pytest.raises(SystemExit) as stop:
+        run()
     assert sorted(ended) == [("a", 7), ("b", 7)]
     assert stop.value.code == code
     assert not (tmp_path / "c").exists()
