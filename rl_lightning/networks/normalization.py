@@ -143,7 +143,7 @@ class ReturnNormalizer(nn.Module):
         first = torch.zeros_like(reward)
         first[0] = self.gamma * self.carried
         # along reversed time; an R goes on to the next step unless the episode ended here
-        goes_on = torch.cat([torch.zeros_like(reward[:1]), self.gamma * ~done[:-1]])
+        goes_on = torch.cat([torch.zeros_like(reward[:1]), self.gamma * (~done[:-1]).to(reward.dtype)])
         returns = discounted_sum((reward + first).flip(0), goes_on.flip(0)).flip(0)  # [T, N]
         self.carried = returns[-1] * ~done[-1]
         self.moments.update(returns.flatten(), gather)

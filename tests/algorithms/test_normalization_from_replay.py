@@ -13,9 +13,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import counter_data, fit, make_trainer
 
 from rl_lightning import SAC, TD3, ReplayDataModule, UsageError, export_policy, load_policy
+from rl_lightning.spaces import learners_actions
 from rl_lightning.types import Rollout
 
 BOTH = {"normalize_observations": True, "normalize_returns": True}
+SMALL: dict[str, Any] = {"network": SMOOTH, "compile": False, **BOTH}
 OFF_POLICY = [case for case in CASES if case.learner.learns_from is ReplayDataModule]
 each = pytest.mark.parametrize("case", OFF_POLICY, ids=called)
 
@@ -36,7 +38,7 @@ def rollout_of(obs: Any, reward: Any, next_obs: Any, terminated: Any, truncated:
 
 def learner(gamma: float = 0.5, shape: tuple[int, ...] = (1,)) -> SAC:
     spaces = gym.spaces.Box(-np.inf, np.inf, shape, np.float32), gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    return SAC(*spaces, gamma=gamma, network=SMOOTH, **BOTH)
+    return SAC(*spaces, gamma=gamma, **SMALL)
 
 
 def statistics(model: Any) -> dict[str, torch.Tensor]:
@@ -65,7 +67,7 @@ def test_each_observation_counts_once_the_last_ones_of_episodes_too_and_returns_
 @pytest.mark.parametrize("settings", [{}, {"num_envs": 3, "train_freq": 4, "n_step": 3}, {"clip_rewards": True}])
 def test_statistics_of_a_run_are_those_of_all_that_replay_holds_random_steps_too(settings):
     data = counter_data(**{"total_env_steps": 60, "learning_starts": 30, "buffer_size": 200, **settings})
-    model = SAC(data.observation_space, data.action_space, gamma=0.9, network=SMOOTH, **BOTH)
+    model = SAC(data.observation_space, data.action_space, gamma=0.9, **SMALL)
     fit(model, data, make_trainer(validate=True))
     held = data.buffer.storage
     rows = data.buffer.filled_rows
@@ -132,7 +134,7 @@ def test_a_buffer_to_start_from_gives_new_statistics_all_it_holds_and_loaded_one
     def run(buffer_from=None, weights=None):
         settings = {} if buffer_from else {"learning_starts": 30}
         data = counter_data(total_env_steps=40, buffer_from=buffer_from, buffer_size=200, **settings)
-        model = SAC(data.observation_space, data.action_space, network=SMOOTH, **BOTH)
+        model = SAC(data.observation_space, data.action_space, **SMALL)
         if weights:
             model.load_weights(weights)
         return fit(model, data), model, data
@@ -203,7 +205,9 @@ def test_an_exported_policy_acts_as_the_learner_does(case, tmp_path):
     model, (batch, *_) = example(case, normalize_observations=True)
     expected = model.act(batch.obs, deterministic=True).detach().numpy()
     policy = load_policy(export_policy(model, tmp_path / "policy"))
-    np.testing.assert_array_equal(policy(batch.obs.numpy()), expected)
+    _, to_environment = learners_actions(policy.action_space)
+    assert to_environment is not None
+    np.testing.assert_array_equal(policy(batch.obs.numpy()), to_environment(expected).astype(policy.action_space.dtype))
 
 
 @each
@@ -218,7 +222,7 @@ def test_observations_without_real_numbers_are_refused(case):
 def test_evaluation_leaves_them_and_reports_raw_returns():
     case = OFF_POLICY[2]
     data = data_of(case)
-    model, trainer = made(case, data, **BOTH), make_trainer()
+    model, trainer = made(case, data, **BOTH), make_trainer(validate=True)
     fit(model, data, trainer)
     before = statistics(model)
     assert before
@@ -230,9 +234,9 @@ def test_evaluation_leaves_them_and_reports_raw_returns():
 
 def test_the_part_normalizers_moves_between_learners_of_one_observation_space(tmp_path):
     data = counter_data(total_env_steps=40)
-    trainer = fit(first := TD3(data.observation_space, data.action_space, network=SMOOTH, **BOTH), data)
+    trainer = fit(first := TD3(data.observation_space, data.action_space, **SMALL), data)
     trainer.save_checkpoint(tmp_path / "first.ckpt")
-    model = SAC(data.observation_space, data.action_space, network=partial(SMOOTH, hidden_sizes=(3,)), **BOTH)
+    model = SAC(data.observation_space, data.action_space, **SMALL | {"network": partial(SMOOTH, hidden_sizes=(3,))})
     weights = clones(dict(model.q.named_parameters()))
     model.load_weights(tmp_path / "first.ckpt", parts=["normalizers"])
     assert same(statistics(model), statistics(first))
