@@ -40,9 +40,9 @@ class RunningMoments(nn.Module):
     def update(self, samples: Tensor, gather: Gather) -> None:
         """Take in samples [B, *shape] of every process, whose B may differ (Chan et al., 1979)."""
         samples = samples.to(self.mean.dtype).view(len(samples), -1)  # [B, S]
-        size = samples.new_tensor([len(samples)])
-        own = torch.cat([samples.mean(0), samples.var(0, correction=0), size])  # [2 S + 1], for one exchange
-        means, variances, sizes = gather(own).split([samples.shape[1], samples.shape[1], 1], dim=1)  # [P, S], [P, 1]
+        own = torch.cat([samples.mean(0), samples.var(0, correction=0), samples.new_tensor([len(samples)])])
+        widths = [samples.shape[1], samples.shape[1], 1]
+        means, variances, sizes = gather(own).split_with_sizes(widths, 1)  # [P, S], [P, S], [P, 1], in one exchange
         added = sizes.double().sum()
         share = sizes / sizes.sum()
         mean = (share * means).sum(0)  # [S]
@@ -123,14 +123,13 @@ class ReturnNormalizer(nn.Module):
         clip: bound on the result.
     """
 
-    carried: Tensor
-
     def __init__(self, gamma: float, clip: float = 10.0) -> None:
         super().__init__()
         self.gamma, self.clip = gamma, clip
         self.moments = RunningMoments(())
-        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights
-        self.register_buffer("carried", torch.zeros(()), persistent=False)
+        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights. As a buffer DDP would
+        # give all processes the first one's
+        self.carried = torch.zeros(())
 
     @property
     def is_new(self) -> bool:

@@ -313,6 +313,7 @@ def test_returns_under_way_are_not_saved_and_their_statistics_are():
     assert (normalizer.carried != 0).all()
     state = normalizer.state_dict()
     assert set(state) == {"moments.mean", "moments.var", "moments.count"}
+    assert "carried" not in dict(normalizer.named_buffers()), "DDP gives all processes the buffers of the first"
     restored = ReturnNormalizer(0.9)
     restored.load_state_dict(state)
     assert torch.equal(restored(reward), normalizer(reward))
