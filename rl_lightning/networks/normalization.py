@@ -127,8 +127,8 @@ class ReturnNormalizer(nn.Module):
         super().__init__()
         self.gamma, self.clip = gamma, clip
         self.moments = RunningMoments(())
-        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights. As a buffer DDP would
-        # give all processes the first one's
+        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights. Nor is it a buffer:
+        # DDP would give all processes the first one's
         self.carried = torch.zeros(())
 
     @property
