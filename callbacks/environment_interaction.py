@@ -73,7 +73,7 @@ class EnvironmentInteraction(Callback):
         if own is not None:
             self._collector.load_state_dict(own["collector"])
             self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
-            pl_module.load_acting_state(own["acting"])  # type: ignore[operator]
+            pl_module.load_acting_state(own["acting"], self._collector.goes_on)  # type: ignore[operator]
         before = data.clock.env_steps
         data.attach(self._collector)
         if own is None or data.clock.env_steps > before:  # random steps are in no row

@@ -199,8 +199,13 @@ LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "DiscreteSAC": (lambda: learner(DiscreteSAC, replay("CartPole-v1", buffer_size=50)), (8, 133)),
     "SAC, wrapped buffer": (lambda: learner(SAC, replay(buffer_size=64, num_envs=3)), (7, 50)),
     "SAC, async": (lambda: learner(SAC, replay(num_envs=2, vectorization="async")), (7, 50)),
-    "TD3, environments that step while it learns": (
-        lambda: learner(TD3, replay(num_envs=2, vectorization="async", overlap=True, train_freq=2, n_step=3)),
+    "TD3, normalized, environments that step while it learns": (
+        lambda: learner(
+            TD3,
+            replay(num_envs=2, vectorization="async", overlap=True, train_freq=2, n_step=3),
+            normalize_observations=True,
+            normalize_returns=True,
+        ),
         (7, 8, 40),
     ),
     "DQN, stacked frames of Atari": (

@@ -18,7 +18,13 @@ torch.set_num_threads(1)
 
 def make():
     data = replay(num_envs=2, total_env_steps=160, env_steps_per_epoch=80, eval_episodes=2)
-    return learner(DDPG, data, noise=lambda: ActionNoise(0.3, correlation=0.9))
+    return learner(
+        DDPG,
+        data,
+        noise=lambda: ActionNoise(0.3, correlation=0.9),
+        normalize_observations=True,
+        normalize_returns=True,
+    )
 
 
 final, rows = run(make, args.folder, args.until, args.ckpt_path, devices=2)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -63,13 +63,13 @@ from rl_lightning.fast.compilation import compiled_or_eager, writes_over_results
 from rl_lightning.fast.exchange import mean_of_processes
 from rl_lightning.fast.stepping import step_of
 from rl_lightning.networks import PolicyAndValue
-from rl_lightning.networks.normalization import ReturnNormalizer
+from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer
 from rl_lightning.optim import EnvStepsLR
 from rl_lightning.policies.description import describe, plain
 from rl_lightning.policies.network import PolicyNetwork
 from rl_lightning.schedules import Clock
 from rl_lightning.spaces import Actions, fault_of_actions, own_space
-from rl_lightning.types import Episode, Obs, State, to_device
+from rl_lightning.types import Episode, Obs, Rollout, State, Transition, flat_in_time, map_obs, to_device
 
 __all__ = ["Algorithm", "Gradients", "Metrics", "check_ranges", "grad", "grads"]
 
@@ -86,6 +86,8 @@ class Algorithm(LightningModule, ABC):
         action_space: of one environment, bounded dimensions in [-1, 1] (see `rl_lightning.make_env`).
         gamma: the discount γ, in [0, 1].
         compile: run `gradients` as one compiled graph; where that fails it runs eagerly, with one warning.
+        normalize_observations: of a learner from replay: real-valued ones that are no images, with running statistics.
+        normalize_returns: likewise: scale rewards by the running deviation of returns.
 
     Attributes:
         learns_from: the kind of DataModule whose batches it takes.
@@ -94,6 +96,8 @@ class Algorithm(LightningModule, ABC):
         takes_critic: whether an off-policy critic can learn from replay beside its rollouts.
         steps_without_optimizer: whether a network of it moves that no optimizer moves.
         gamma: the discount.
+        normalizer: of observations, for all networks of a learner from replay.
+        return_normalizer: of rewards, likewise.
         gradient_steps: taken so far, each of all optimizers that were due.
         moved_online_networks: whether the latest gradient step was of a network that has a target.
         metrics: of the latest gradient step that had them.
@@ -104,7 +108,8 @@ class Algorithm(LightningModule, ABC):
         polyak_averaging: what moves the target networks, of learners that have any.
 
     Raises:
-        UsageError: an action space of another kind, or a discount out of range.
+        UsageError: an action space of another kind, a discount out of range, or normalized observations where there are
+            none to normalize.
     """
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
@@ -116,7 +121,13 @@ class Algorithm(LightningModule, ABC):
     polyak_averaging: PolyakAveraging | None = None
 
     def __init__(
-        self, observation_space: gym.Space[Any], action_space: gym.Space[Any], gamma: float = 0.99, compile: bool = True
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        gamma: float = 0.99,
+        compile: bool = True,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
     ) -> None:
         super().__init__()
         check_ranges(gamma=gamma)
@@ -131,6 +142,9 @@ class Algorithm(LightningModule, ABC):
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
         self.gamma, self.compile_gradients = gamma, compile
+        # statistics of time steps that come one by one: in float32 a million of them outweigh the next
+        self.normalizer = ObservationNormalizer(observation_space).double() if normalize_observations else None
+        self.return_normalizer = ReturnNormalizer(gamma).double() if normalize_returns else None
         self.gradient_steps, self.clock, self.moved_online_networks = 0, Clock(0), False
         self.metrics: Metrics = {}
         self.has_loaded = False
@@ -248,6 +262,37 @@ class Algorithm(LightningModule, ABC):
         """Pairs (online, target) for `PolyakAveraging` to follow."""
         return self._targets
 
+    # Normalization
+
+    def normalized(self, obs: Obs) -> Obs:
+        """Observations [B, *obs_shape] as all networks of a learner from replay see them."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def normalized_batch(self, batch: Transition) -> Transition:
+        """A minibatch of replay, which keeps it raw, as networks and targets see it, with the statistics so far."""
+        reward = batch.reward if self.return_normalizer is None else self.return_normalizer(batch.reward)
+        return batch._replace(obs=self.normalized(batch.obs), next_obs=self.normalized(batch.next_obs), reward=reward)
+
+    def observe(self, rollouts: Iterable[Rollout]) -> None:
+        """Let new time steps enter the running statistics, where there are any.
+
+        Each observation counts once: those that were acted on, and the last ones of episodes.
+
+        Args:
+            rollouts: the new time steps, [T, N, ...], on any device.
+        """
+        if self.normalizer is None and self.return_normalizer is None:
+            return
+        for rollout in rollouts:
+            ended = rollout.terminated | rollout.truncated  # [T, N]
+            if self.normalizer is not None:
+                last = map_obs(lambda x, ended=ended: x[ended], rollout.next_obs)  # [ended, *obs_shape]
+                obs = map_obs(lambda *parts: torch.cat(parts), flat_in_time(rollout.obs), last)  # [T N + ended, ...]
+                self.normalizer.update(map_obs(lambda x: x.unsqueeze(0), to_device(obs, self.device)), self.gather)
+            if self.return_normalizer is not None:
+                reward, ended = to_device(rollout.reward.double(), self.device), to_device(ended, self.device)
+                self.return_normalizer.update(reward, ended, self.gather)
+
     # Learning
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -320,17 +365,19 @@ class Algorithm(LightningModule, ABC):
         noise = None if self.noise is None or self.noise.state is None else self.noise.state.cpu()
         return {"noise": noise, "carried": carried, "metrics": {name: m.cpu() for name, m in self.metrics.items()}}
 
-    def load_acting_state(self, state: State) -> None:
-        """Go on from a saved state of acting."""
+    def load_acting_state(self, state: State, episodes_go_on: bool) -> None:
+        """Go on from a saved state of acting; with new episodes their returns begin anew."""
         if self.noise is not None and state["noise"] is not None:
             self.noise.state = state["noise"].to(self.device)
         for name, module in self.named_modules():
-            if isinstance(module, ReturnNormalizer) and name in state["carried"]:
+            if isinstance(module, ReturnNormalizer) and name in state["carried"] and episodes_go_on:
                 module.carried = state["carried"][name].to(self.device)
         self.metrics = {name: metric.to(self.device) for name, metric in state["metrics"].items()}
 
     def on_train_start(self) -> None:
-        """Bring each learned network and its optimizer together."""
+        """Bring each learned network and its optimizer together; new statistics take in all that replay holds."""
+        if any(each is not None and each.is_new for each in (self.normalizer, self.return_normalizer)):
+            self.trainer.datamodule.observed = 0  # type: ignore[attr-defined]
         schedulers = {id(scheduler.optimizer): scheduler for scheduler in _as_list(self.lr_schedulers())}
         self._follow_clock = [s for s in schedulers.values() if isinstance(s, EnvStepsLR)]
         for follower in self._follow_clock:  # a checkpoint has the rate of its own run's length
@@ -535,7 +582,7 @@ class Algorithm(LightningModule, ABC):
         advice = f"say in {acts.__name__} which attribute is the network that its act acts by"
         require("acts_by" in vars(acts) and self.acts_by is not None, "acts_by", None, advice)
         assert self.acts_by is not None
-        return PolicyNetwork.of(getattr(self, self.acts_by))
+        return PolicyNetwork.of(getattr(self, self.acts_by), self.normalizer)
 
     def policy_description(self) -> State:
         """What `load_policy` and `export_policy` need to know of the policy beside its weights; data alone."""

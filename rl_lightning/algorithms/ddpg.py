@@ -22,6 +22,8 @@ class DDPG(Algorithm):
         tau: weight of the online networks in each update of the targets, in (0, 1]; 1 copies them.
         target_update_interval: gradient steps from one update of the targets to the next.
         noise: of actions while collecting; by default `ActionNoise` of deviation 0.1.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of every network.
         q_optimizer: steps θ.
         policy_optimizer: steps φ.
@@ -45,6 +47,8 @@ class DDPG(Algorithm):
         tau: float = 0.005,
         target_update_interval: int = 1,
         noise: NoiseCallable = ActionNoise,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
@@ -52,7 +56,7 @@ class DDPG(Algorithm):
         policy_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         self.noise = noise()
 
         self.q = self.learned("q", QNetwork(observation_space, action_space, network), q_optimizer, q_scheduler)
@@ -63,7 +67,7 @@ class DDPG(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """μ_φ(s), with noise or without: observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
-        action: Tensor = self.policy(obs)
+        action: Tensor = self.policy(self.normalized(obs))
         return action if deterministic else self.noise(action, self.clock.progress)
 
     def learn(self, batch: ReplayStream) -> None:
@@ -76,7 +80,7 @@ class DDPG(Algorithm):
 
         Both gradients are taken at the same parameters; in Algorithm 1 the policy's sees Q one step later.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ R
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ R
             found = self.compute_gradients(minibatch)
             self.step("q", found)  # θ: one step of minimizing E[½ (y − Q_θ(s, a))²], y = r + γ Q_θ̄(s', μ_φ̄(s'))
             self.step("policy", found)  # φ: along E[∇_a Q_θ(s, a) ∇_φ μ_φ(s)], a = μ_φ(s)
@@ -88,6 +92,7 @@ class DDPG(Algorithm):
 
         J_Q = E[w ½ (y − Q_θ(s, a))²], where the paper has no ½.
         """
+        batch = self.normalized_batch(batch)
         q = self.q(batch.obs, batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = half_squared_error(q, target, batch.weight)

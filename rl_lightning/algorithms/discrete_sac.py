@@ -27,6 +27,8 @@ class DiscreteSAC(Algorithm):
         target_update_interval: gradient steps from one update of Q_θ̄ to the next.
         ent_coef: the temperature α at the start, above 0. None takes 1, or keeps that of weights that are loaded.
         target_entropy: H̄, nats that the policy's entropy is held at by learning α; None takes 0.98 log A, the paper's.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
@@ -51,6 +53,8 @@ class DiscreteSAC(Algorithm):
         target_update_interval: int = 1,
         ent_coef: float | None = None,
         target_entropy: float | None = None,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -59,7 +63,7 @@ class DiscreteSAC(Algorithm):
         policy_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         log_actions = math.log(flatdim(action_space))
         self.target_entropy = 0.98 * log_actions if target_entropy is None else target_entropy
         require(
@@ -77,7 +81,7 @@ class DiscreteSAC(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""
-        log_pi = self.policy(obs)  # [B, A]
+        log_pi = self.policy(self.normalized(obs))  # [B, A]
         return log_pi.argmax(-1) if deterministic else Categorical(log_pi).sample()
 
     def learn(self, batch: ReplayStream) -> None:
@@ -88,7 +92,7 @@ class DiscreteSAC(Algorithm):
 
         All gradients are taken at one minibatch and the same parameters.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
             self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J(θ_i), i = 1, 2
             self.step("policy", found)  # φ ← φ − λ_π ∇J_π(φ)
@@ -99,6 +103,7 @@ class DiscreteSAC(Algorithm):
 
     def gradients(self, batch: Transition) -> Gradients:
         """∇J_Q (Eq. 4), ∇J_π (Eq. 12) and, where α is learned, ∇J(α) (Eq. 11) at one minibatch."""
+        batch = self.normalized_batch(batch)
         q1, q2 = self.q(batch.obs)  # [B, A], [B, A]
         q1_a, q2_a = q_of_action(q1, batch.action), q_of_action(q2, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]

@@ -29,6 +29,8 @@ class DQN(Algorithm):
         loss: of Q_θ − target: half its square, or Huber's, linear beyond 1.
         max_grad_norm: bound on the gradient's norm.
         exploration: ε-greedy actions while collecting; by default ε goes from 1 to 0.05 over a tenth of the run.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of Q.
         q_optimizer: steps θ.
         q_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps.
@@ -53,12 +55,14 @@ class DQN(Algorithm):
         loss: Loss = "squared",
         max_grad_norm: float | None = None,
         exploration: ExplorationCallable = EpsilonGreedy,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         check_ranges(loss=loss, max_grad_norm=max_grad_norm)
         self.double_q, self.loss, self.max_grad_norm, self.exploration = double, loss, max_grad_norm, exploration()
 
@@ -71,7 +75,7 @@ class DQN(Algorithm):
 
         Observations [B, *obs_shape] to actions [B].
         """
-        q = self.q(obs)  # [B, A]
+        q = self.q(self.normalized(obs))  # [B, A]
         return q.argmax(-1) if deterministic else epsilon_greedy(q, self.exploration.epsilon(self.clock.progress))
 
     def learn(self, batch: ReplayStream) -> None:
@@ -86,7 +90,7 @@ class DQN(Algorithm):
 
         The batch takes `train_freq` of the first before it samples, so that C counts gradient steps.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
             self.step("q", found)  # θ ← θ − η ∇_θ J_Q(θ)
             self.end_gradient_step(found)  # every C: θ̄ ← τ θ + (1 − τ) θ̄, by PolyakAveraging; τ = 1 copies
@@ -98,6 +102,7 @@ class DQN(Algorithm):
         y = r + γ max_a' Q_θ̄(s', a') is not differentiated; ℓ is half the square (the paper has no ½), or Huber's, whose
         gradient is the clipped error of the paper; w is 1 or the weight of prioritized replay.
         """
+        batch = self.normalized_batch(batch)
         q = q_of_action(self.q(batch.obs), batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = LOSSES[self.loss](q, target, batch.weight)

@@ -27,6 +27,8 @@ class SAC(Algorithm):
         reward_scale: factor on rewards in the targets; reported returns stay raw.
         policy_gradient: how ∇J_π is estimated: `reparameterized` through the action (Eq. 13), or `likelihood_ratio`
             from the score alone (lecture, section 5.2), with V_ψ as its baseline.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of every network.
         value_optimizer: steps ψ.
         q_optimizer: steps θ1 and θ2.
@@ -53,6 +55,8 @@ class SAC(Algorithm):
         ent_coef: float = 0.2,
         reward_scale: float = 1.0,
         policy_gradient: Literal["reparameterized", "likelihood_ratio"] = "reparameterized",
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         value_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -62,7 +66,7 @@ class SAC(Algorithm):
         policy_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         check_ranges(ent_coef=ent_coef, reward_scale=reward_scale, policy_gradient=policy_gradient)
         self.ent_coef, self.reward_scale, self.policy_gradient = ent_coef, reward_scale, policy_gradient
 
@@ -76,7 +80,7 @@ class SAC(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s), or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
-        u, log_std = self.policy(obs)
+        u, log_std = self.policy(self.normalized(obs))
         if not deterministic:
             u = u + log_std.exp() * torch.randn_like(u)
         return torch.tanh(u)
@@ -89,7 +93,7 @@ class SAC(Algorithm):
 
         All three gradients are taken at one minibatch and the same parameters, as in the authors' code.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
             self.step("value", found)  # ψ ← ψ − λ_V ∇J_V(ψ)
             self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J_Q(θ_i), i = 1, 2
@@ -99,6 +103,7 @@ class SAC(Algorithm):
 
     def gradients(self, batch: Transition) -> Gradients:
         """∇J_V, ∇J_Q and ∇J_π at one minibatch; one fresh action serves both J_V and J_π, as in the authors' code."""
+        batch = self.normalized_batch(batch)
         action, log_prob, u = self.policy.sample(batch.obs)  # [B, A], [B], [B, A]
         min_q = torch.minimum(*self.q(batch.obs, action))  # [B]
         value = self.value(batch.obs)  # [B]

@@ -28,6 +28,8 @@ class SACv2(Algorithm):
         ent_coef: the temperature α at the start, above 0. None takes 1, or keeps that of weights that are loaded.
         target_entropy: H̄, nats that the policy's entropy is held at by learning α; None takes −A, the paper's.
         noise: of actions while collecting, besides the policy's own; by default none.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
@@ -54,6 +56,8 @@ class SACv2(Algorithm):
         ent_coef: float | None = None,
         target_entropy: float | None = None,
         noise: NoiseCallable = lambda: ActionNoise(std=0.0),
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
@@ -62,7 +66,7 @@ class SACv2(Algorithm):
         policy_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         self.target_entropy = -float(flatdim(action_space)) if target_entropy is None else target_entropy
         require(math.isfinite(self.target_entropy), "target_entropy", target_entropy, "give a finite number of nats")
         self.noise = noise()
@@ -76,7 +80,7 @@ class SACv2(Algorithm):
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π_φ(·|s) (with noise) or tanh μ_φ(s): observations [B, *obs_shape] to actions [B, A] in [-1, 1]."""
         mean: Tensor
-        mean, log_std = self.policy(obs)  # [B, A], [B, A]
+        mean, log_std = self.policy(self.normalized(obs))  # [B, A], [B, A]
         if deterministic:
             return mean.tanh()
         action = (mean + log_std.exp() * torch.randn_like(mean)).tanh()
@@ -90,7 +94,7 @@ class SACv2(Algorithm):
 
         All gradients are taken at one minibatch and the same parameters, as in the authors' code.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
             self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J_Q(θ_i), i = 1, 2
             self.step("policy", found)  # φ ← φ − λ_π ∇J_π(φ)
@@ -106,6 +110,7 @@ class SACv2(Algorithm):
         J_π(φ) = E[α log π_φ(ã|s) − min_i Q_θi(s, ã)], ã a fresh action (Eq. 9)
         J(α) = E[−α (log π_φ(ã|s) + H̄)] (Eq. 18)
         """
+        batch = self.normalized_batch(batch)
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = twin_q_loss(q1, q2, target, batch.weight)

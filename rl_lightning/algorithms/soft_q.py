@@ -30,6 +30,8 @@ class SoftQ(Algorithm):
         ent_coef: the temperature α, above 0.
         loss: of Q_θ − target: half its square, or Huber's, linear beyond 1.
         max_grad_norm: bound on the gradient's norm.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of Q.
         q_optimizer: steps θ.
         q_scheduler: of its learning rate: an `EnvStepsLR`, or any that counts gradient steps.
@@ -52,12 +54,14 @@ class SoftQ(Algorithm):
         ent_coef: float = 0.1,
         loss: Loss = "squared",
         max_grad_norm: float | None = None,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=3e-4),
         q_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         require(0.0 < ent_coef < math.inf, "ent_coef", ent_coef, "give a number above 0; at 0 it would be DQN")
         check_ranges(loss=loss, max_grad_norm=max_grad_norm)
         self.ent_coef, self.loss, self.max_grad_norm = ent_coef, loss, max_grad_norm
@@ -68,16 +72,16 @@ class SoftQ(Algorithm):
 
     def act(self, obs: Obs, deterministic: bool = False) -> Tensor:
         """a ~ π(·|s), or its mode: observations [B, *obs_shape] to actions [B]."""
-        q = self.q(obs)  # [B, A]
+        q = self.q(self.normalized(obs))  # [B, A]
         return q.argmax(-1) if deterministic else Categorical(q / self.ent_coef).sample()
 
     def policy_network(self) -> PolicyNetwork:
         """Q_θ with its temperature, by which values become the policy."""
-        return PolicyNetwork(self.q, ent_coef=self.ent_coef)
+        return PolicyNetwork(self.q, self.normalizer, self.ent_coef)
 
     def learn(self, batch: ReplayStream) -> None:
         """The gradient steps of soft Q-learning; `batch` takes its environment steps before each sample."""
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             found = self.compute_gradients(minibatch)
             self.step("q", found)  # θ ← θ − λ ∇J_Q(θ)
             self.end_gradient_step(found)  # θ̄ ← τ θ + (1 − τ) θ̄, by PolyakAveraging
@@ -85,6 +89,7 @@ class SoftQ(Algorithm):
 
     def gradients(self, batch: Transition) -> Gradients:
         """Of the loss of Q_θ(s, a) − (r + γ V(s')), J_Q (Eq. 11); the target is not differentiated."""
+        batch = self.normalized_batch(batch)
         q = self.q(batch.obs)  # [B, A]
         q_a = q_of_action(q, batch.action)  # [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]

@@ -24,6 +24,8 @@ class TD3(Algorithm):
         target_policy_noise: deviation of the noise on the target's actions.
         target_noise_clip: bound on that noise.
         noise: of actions while collecting; by default `ActionNoise` of deviation 0.1.
+        normalize_observations: real-valued ones that are no images, with running statistics.
+        normalize_returns: scale rewards by the running deviation of returns.
         network: the body of every network.
         q_optimizer: steps θ1 and θ2.
         policy_optimizer: steps φ.
@@ -49,6 +51,8 @@ class TD3(Algorithm):
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
         noise: NoiseCallable = ActionNoise,
+        normalize_observations: bool = False,
+        normalize_returns: bool = False,
         network: NetworkCallable = MLP,
         q_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
         policy_optimizer: OptimizerCallable = lambda params: FusedAdam(params, lr=1e-3),
@@ -56,7 +60,7 @@ class TD3(Algorithm):
         policy_scheduler: LRSchedulerCallable | None = None,
         compile: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, gamma, compile)
+        super().__init__(observation_space, action_space, gamma, compile, normalize_observations, normalize_returns)
         check_ranges(policy_delay=policy_delay)
         check_ranges(target_policy_noise=target_policy_noise, target_noise_clip=target_noise_clip)
         self.policy_delay, self.noise = policy_delay, noise()
@@ -73,7 +77,7 @@ class TD3(Algorithm):
 
         Observations [B, *obs_shape] to actions [B, A] in [-1, 1].
         """
-        action: Tensor = self.policy(obs)
+        action: Tensor = self.policy(self.normalized(obs))
         return action if deterministic else self.noise(action, self.clock.progress)
 
     def learn(self, batch: ReplayStream) -> None:
@@ -88,7 +92,7 @@ class TD3(Algorithm):
 
         Both gradients are taken at the same parameters; in Algorithm 1 the policy's sees Q one step later.
         """
-        for minibatch in batch.minibatches(self.gamma):  # (s, a, r, s') ~ D
+        for minibatch in batch.minibatches(self.gamma, self.observe):  # (s, a, r, s') ~ D
             policy_is_due = (self.gradient_steps + 1) % self.policy_delay == 0
             found = self.compute_gradients(minibatch, policy_is_due)
             self.step("q", found)  # θ_i ← θ_i − λ_Q ∇J_Q(θ_i), i = 1, 2
@@ -102,6 +106,7 @@ class TD3(Algorithm):
 
         J_Q = Σ_i E[w ½ (y − Q_θi(s, a))²], where the paper has no ½.
         """
+        batch = self.normalized_batch(batch)
         q1, q2 = self.q(batch.obs, batch.action)  # [B], [B]
         target = td_target(batch.reward, batch.terminated, self.next_value(batch), batch.discount)  # [B]
         q_loss = twin_q_loss(q1, q2, target, batch.weight)

@@ -85,7 +85,7 @@ def check_statistics(env: gym.Env[Any, Any], env_id: str) -> None:
                 raise UsageError(
                     f"{type(env).__name__} around {env_id} is not allowed: it keeps statistics of its own, other ones "
                     f"for every environment, and evaluation moves them; remove it and give --model.{setting}, "
-                    "which A2C, PPO and TRPO have"
+                    "which all learners have but REINFORCE and ActorCritic"
                 )
         env = env.env
 

@@ -7,6 +7,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from rl_lightning.errors import UsageError, one_line
 from rl_lightning.functional import discounted_sum
 from rl_lightning.networks.encoders import is_image
 from rl_lightning.types import Obs
@@ -37,13 +38,17 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, samples: Tensor, gather: Gather) -> None:
-        """Take in samples [B, *shape] of every process, each of which has as many (Chan et al., 1979)."""
-        means = gather(samples.mean(0))  # [P, *shape]
-        variances = gather(samples.var(0, correction=0))  # [P, *shape]
-        added = len(samples) * len(means)
-        mean = means.mean(0)
-        var = variances.mean(0) + means.var(0, correction=0)  # within and between the processes
-        weight = (added / (self.count + added)).float()  # of the new samples
+        """Take in samples [B, *shape] of every process, whose B may differ (Chan et al., 1979)."""
+        samples = samples.to(self.mean.dtype).view(len(samples), -1)  # [B, S]
+        own = torch.cat([samples.mean(0), samples.var(0, correction=0), samples.new_tensor([len(samples)])])
+        widths = [samples.shape[1], samples.shape[1], 1]
+        means, variances, sizes = gather(own).split_with_sizes(widths, 1)  # [P, S], [P, S], [P, 1], in one exchange
+        added = sizes.double().sum()
+        share = sizes / sizes.sum()
+        mean = (share * means).sum(0)  # [S]
+        var = (share * (variances + (means - mean).square())).sum(0)  # within and between the processes
+        mean, var = mean.view_as(self.mean), var.view_as(self.var)
+        weight = (added / (self.count + added)).to(mean.dtype)  # of the new samples
         shift = mean - self.mean
         # lerp is exact at weight 1, the first time
         self.var.lerp_(var, weight).add_(weight * (1.0 - weight) * shift.square())
@@ -62,13 +67,21 @@ class ObservationNormalizer(nn.Module):
         clip: bound on the result.
 
     Attributes:
-        moments: of each Box of real numbers; empty where the space has none.
+        moments: of each Box of real numbers.
+
+    Raises:
+        UsageError: a space that has none.
     """
 
     def __init__(self, space: gym.Space[Any], clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
         boxes = _real_boxes(space)
+        if not boxes:
+            raise UsageError(
+                f"normalize_observations=True is not allowed with observation space {one_line(space)}: "
+                "only real-valued Boxes that are no images are normalized; leave it out"
+            )
         self.paths = list(boxes)
         self.moments = nn.ModuleList([RunningMoments(box.shape) for box in boxes.values()])
 
@@ -87,7 +100,8 @@ class ObservationNormalizer(nn.Module):
         self._map(obs, (), lambda x, moments: moments.update(x.flatten(0, 1), gather))
 
     def _normalized(self, x: Tensor, moments: RunningMoments) -> Tensor:
-        return ((x - moments.mean) * (moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
+        mean, var = moments.mean.float(), moments.var.float()
+        return ((x - mean) * (var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
 
     def _map(self, obs: Obs, path: Path, function: Callable[[Tensor, RunningMoments], Any]) -> Any:
         if isinstance(obs, dict):
@@ -109,14 +123,18 @@ class ReturnNormalizer(nn.Module):
         clip: bound on the result.
     """
 
-    carried: Tensor
-
     def __init__(self, gamma: float, clip: float = 10.0) -> None:
         super().__init__()
         self.gamma, self.clip = gamma, clip
         self.moments = RunningMoments(())
-        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights
-        self.register_buffer("carried", torch.zeros(()), persistent=False)
+        # R at the end of the latest rollout, [N]; of episodes under way, so no part of the weights. Nor is it a buffer:
+        # DDP would give all processes the first one's
+        self.carried = torch.zeros(())
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there are no statistics yet."""
+        return self.moments.count.item() == 0
 
     @torch.no_grad()
     def update(self, reward: Tensor, done: Tensor, gather: Gather) -> None:
@@ -124,14 +142,14 @@ class ReturnNormalizer(nn.Module):
         first = torch.zeros_like(reward)
         first[0] = self.gamma * self.carried
         # along reversed time; an R goes on to the next step unless the episode ended here
-        goes_on = torch.cat([torch.zeros_like(reward[:1]), self.gamma * ~done[:-1]])
+        goes_on = torch.cat([torch.zeros_like(reward[:1]), self.gamma * (~done[:-1]).to(reward.dtype)])
         returns = discounted_sum((reward + first).flip(0), goes_on.flip(0)).flip(0)  # [T, N]
         self.carried = returns[-1] * ~done[-1]
         self.moments.update(returns.flatten(), gather)
 
     def forward(self, reward: Tensor) -> Tensor:
-        """Rewards [T, N], scaled with the statistics so far."""
-        return (reward * (self.moments.var + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
+        """Rewards of any shape, scaled with the statistics so far."""
+        return (reward * (self.moments.var.float() + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
 
 
 def _real_boxes(space: gym.Space[Any], path: Path = ()) -> dict[Path, gym.spaces.Box]:

@@ -114,11 +114,6 @@ class PolicyAndValue(nn.Module):
                 f"shared_trunk=True is not allowed with observation space {one_line(observation_space)}: only images "
                 "and encoders of your own have something to share; leave it out"
             )
-        if self.normalizer is not None and not self.normalizer.moments:
-            raise UsageError(
-                f"normalize_observations=True is not allowed with observation space {one_line(observation_space)}: "
-                "only real-valued Boxes that are no images are normalized; leave it out"
-            )
         if fault := fault_of_actions(action_space, "any"):
             raise UsageError(f"action space {one_line(own_space(action_space))} is not supported: {fault}")
         head: nn.Module

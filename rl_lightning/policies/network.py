@@ -46,11 +46,11 @@ class PolicyNetwork(nn.Module):
         self.policy, self.normalizer, self.ent_coef = policy, normalizer, ent_coef
 
     @classmethod
-    def of(cls, network: nn.Module, ent_coef: float | None = None) -> "PolicyNetwork":
-        """That of a learner's network, whose weights it shares."""
+    def of(cls, network: nn.Module, normalizer: ObservationNormalizer | None = None) -> "PolicyNetwork":
+        """That of a learner's network, whose weights it shares, and of its normalizer; some networks hold their own."""
         if isinstance(network, PolicyAndValue):
             return cls(network.policy, network.normalizer)
-        return cls(network, ent_coef=ent_coef)
+        return cls(network, normalizer)
 
     @property
     def is_stochastic(self) -> bool:

@@ -16,7 +16,7 @@ from gymnasium.wrappers import (
 )
 from toys import CounterEnv, counter_data, fit, make_trainer, tiny_sac
 
-from rl_lightning import PPO, ReplayDataModule, RolloutDataModule, RolloutReplayDataModule, UsageError, make_env
+from rl_lightning import PPO, SAC, ReplayDataModule, RolloutDataModule, RolloutReplayDataModule, UsageError, make_env
 from rl_lightning.cli.main import RLCLI
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.make import make_vec_env
@@ -165,7 +165,8 @@ def test_wrappers_with_statistics_of_their_own_are_refused_with_the_setting_that
     with pytest.raises(UsageError, match="NormalizeReward around stateful:Wrapped-v0"):
         RolloutDataModule("stateful:Wrapped-v0")
     data = RolloutDataModule("Pendulum-v1")
-    PPO(data.observation_space, data.action_space, **{setting: True})
+    for learner in (PPO, SAC):
+        learner(data.observation_space, data.action_space, **{setting: True})
 
 
 @pytest.mark.parametrize(

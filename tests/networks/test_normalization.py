@@ -6,6 +6,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl_lightning.errors import UsageError
 from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
 
 
@@ -40,13 +41,17 @@ def test_running_moments_are_those_of_all_samples_whatever_the_batches(sizes, se
 
 
 class OtherProcesses:
-    """Gathers this process' statistics with those that the others are asked for in turn, a fixed tensor each time."""
+    """Gathers this process' statistics with those of other processes' samples."""
 
     def __init__(self, *others):
-        self.statistics = [[other.mean(0), other.var(0, correction=0)] for other in others]
+        sizes = [torch.tensor([float(len(other))]) for other in others]
+        self.own = [
+            torch.cat([other.mean(0), other.var(0, correction=0), size])
+            for other, size in zip(others, sizes, strict=True)
+        ]
 
     def __call__(self, tensor):
-        return torch.stack([tensor, *(statistics.pop(0) for statistics in self.statistics)])
+        return torch.stack([tensor, *self.own])
 
 
 @given(
@@ -56,7 +61,7 @@ class OtherProcesses:
 )
 @settings(max_examples=40, deadline=None)
 def test_moments_of_several_processes_are_those_of_all_their_samples_together(sizes, others, seed):
-    per_process = [batches_of(sizes, seed + i) for i in range(1 + others)]
+    per_process = [batches_of([size + 7 * i for size in sizes], seed + i) for i in range(1 + others)]
     moments = RunningMoments((3,))
     for mine, *theirs in zip(*per_process, strict=True):
         moments.update(mine, OtherProcesses(*theirs))
@@ -169,12 +174,9 @@ def test_images_and_whatever_is_not_a_real_vector_pass_untouched():
 
 
 @pytest.mark.parametrize("space", [Box(0, 255, (40, 40, 3), np.uint8), Discrete(4), MultiBinary(2)])
-def test_a_space_without_real_vectors_passes_and_has_no_statistics(space):
-    normalizer = ObservationNormalizer(space)
-    obs = torch.from_numpy(np.stack([[space.sample() for _ in range(3)] for _ in range(2)]))
-    normalizer.update(obs, alone)
-    assert normalizer(obs) is obs
-    assert normalizer.state_dict() == {}
+def test_a_space_without_real_vectors_is_refused(space):
+    with pytest.raises(UsageError, match=r"^normalize_observations=True is not allowed with observation space "):
+        ObservationNormalizer(space)
 
 
 def test_any_leading_dimensions_are_normalized_alike():
@@ -311,6 +313,7 @@ def test_returns_under_way_are_not_saved_and_their_statistics_are():
     assert (normalizer.carried != 0).all()
     state = normalizer.state_dict()
     assert set(state) == {"moments.mean", "moments.var", "moments.count"}
+    assert "carried" not in dict(normalizer.named_buffers()), "DDP gives all processes the buffers of the first"
     restored = ReturnNormalizer(0.9)
     restored.load_state_dict(state)
     assert torch.equal(restored(reward), normalizer(reward))

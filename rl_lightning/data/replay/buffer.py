@@ -1,5 +1,6 @@
 """Replay memory: a plain preallocated ring."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,9 @@ from rl_lightning.data.replay.layout import Field, Layout, Stored, action_field,
 from rl_lightning.data.replay.priorities import Priorities
 from rl_lightning.data.replay.saved import check_described, described, newest, prefix, put, upgraded
 from rl_lightning.errors import require
-from rl_lightning.types import State, Transition, map_obs, to_device
+from rl_lightning.types import Rollout, State, Transition, map_obs, to_device
+
+AT_ONCE = 1_024  # time steps of a rollout that is read back
 
 
 class ReplayBuffer:
@@ -172,6 +175,24 @@ class ReplayBuffer:
             next_obs = self._frames.stacks(self._slot(last_index).cpu(), ahead=1)
         weight = self._weight(index, beta)
         return Transition(obs, first.action, reward, next_obs, last.terminated, discount, weight), index
+
+    def rollouts(self, first: int) -> Iterator[Rollout]:
+        """The time steps from `first` on that can be sampled, the oldest first.
+
+        Args:
+            first: its number among all ever added.
+
+        Returns:
+            Copies [T, num_envs, ...] on the device, of up to 1,024 time steps each.
+        """
+        for start in range(max(first, self.steps - self.filled_rows), self.steps, AT_ONCE):
+            rows = torch.arange(start, min(start + AT_ONCE, self.steps))
+            index = rows[:, None] * self.num_envs + torch.arange(self.num_envs)  # [T, num_envs]
+            found = self._transitions(index)
+            if self._frames:
+                slots = self._slot(index)
+                found = found._replace(obs=self._frames.stacks(slots), next_obs=self._frames.stacks(slots, ahead=1))
+            yield Rollout(*found)
 
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
         """Let how badly transitions were predicted say how often they are drawn.

@@ -1,6 +1,7 @@
 """Learning from replay: minibatches of transitions that any policy may have gathered."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import UsageError, require
-from rl_lightning.types import State, Step, Transition
+from rl_lightning.types import Rollout, State, Step, Transition
 
 HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
 
@@ -87,6 +88,7 @@ class ReplayDataModule(EnvironmentDataModule):
     Attributes:
         observation_space: of one environment.
         action_space: of one environment, bounded dimensions in [-1, 1].
+        observed: time steps of the buffer that `unobserved` does not give any more.
 
     Raises:
         UsageError: an environment or a value that cannot work, before anything is created.
@@ -188,6 +190,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
+        self.observed = 0
         self._random_steps_left = 0  # of the run, before it learns
 
     def setup(self, stage: str) -> None:
@@ -205,6 +208,7 @@ class ReplayDataModule(EnvironmentDataModule):
         if saved is not None:
             self._buffer.load_state_dict(saved)
             self._buffer.end_episodes()  # nobody goes on with that run's
+            self.observed = self._buffer.steps
             self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
 
     def _make_room(self) -> None:
@@ -309,6 +313,11 @@ class ReplayDataModule(EnvironmentDataModule):
         beta = self.beta if self.priority_alpha > 0 else 1.0
         return self.buffer.sample(self.updates, self.batch_size, gamma, beta)
 
+    def unobserved(self) -> Iterator[Rollout]:
+        """The time steps that have entered the buffer since it was last asked and are still there, as rollouts."""
+        first, self.observed = self.observed, self.buffer.steps
+        return self.buffer.rollouts(first)
+
     def end_iteration(self) -> None:
         """Store the step that the environments took meanwhile."""
         if self.overlap:
@@ -343,7 +352,8 @@ class ReplayDataModule(EnvironmentDataModule):
         if not self.save_buffer or self._buffer is None:
             return {}
         buffers = of_all_processes(self.buffer.state_dict())
-        return {"buffer": buffers[0], "others": buffers[1:], "random_steps_left": self._random_steps_left}
+        counters = {"random_steps_left": self._random_steps_left, "observed": self.observed}
+        return {"buffer": buffers[0], "others": buffers[1:], **counters}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
@@ -353,6 +363,7 @@ class ReplayDataModule(EnvironmentDataModule):
                 self._buffer = self._new_buffer(held)  # of a run that began with another's transitions
             self.buffer.load_state_dict(saved)
             self._random_steps_left = state_dict.get("random_steps_left", 0)
+            self.observed = state_dict.get("observed", self.buffer.steps)
 
 
 def read_buffer(path: str) -> State:

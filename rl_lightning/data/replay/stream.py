@@ -1,6 +1,6 @@
 """Training batches of replay: minibatches that are drawn as they are asked for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.schedules import Clock
-from rl_lightning.types import State, Transition, to_device
+from rl_lightning.types import Rollout, State, Transition, to_device
 
 
 class Source(Protocol):
@@ -29,6 +29,9 @@ class Source(Protocol):
     def draw(self, gamma: float) -> tuple[Transition, Tensor]:
         """Gather the steps of one iteration, then sample its minibatches, [updates, batch_size, ...]."""
 
+    def unobserved(self) -> Iterator[Rollout]:
+        """The time steps that have entered replay since it was last asked, [T, num_envs, ...]."""
+
     def end_iteration(self) -> None:
         """Its minibatches have been learned from."""
 
@@ -48,16 +51,21 @@ class ReplayStream:
         self.device = torch.device("cpu")
         self._index: Tensor | None = None  # of the latest minibatch
 
-    def minibatches(self, gamma: float) -> Iterator[Transition]:
+    def minibatches(
+        self, gamma: float, observe: Callable[[Iterator[Rollout]], None] | None = None
+    ) -> Iterator[Transition]:
         """Minibatches [batch_size, ...] on the device; fewer where the run comes to its end.
 
         Args:
             gamma: the learner's discount γ.
+            observe: what takes in the time steps that are new in replay, before the first minibatch of each iteration.
         """
         for _ in range(self.source.iterations_per_batch):
             if self.source.clock.progress >= 1.0:
                 return
             batch, index = self.source.draw(gamma)
+            if observe is not None:
+                observe(self.source.unobserved())
             for number, minibatch in zip(index, minibatches_of(batch, self.device), strict=True):
                 self._index = number
                 yield minibatch
