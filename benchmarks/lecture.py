@@ -1,13 +1,16 @@
-"""Runs docs/lecture.md: executes its cells in order, saves the figures that they draw, and writes docs/lecture.ipynb.
+"""Runs a page that is a notebook: executes its cells in order, saves the figures that they draw, writes the notebook.
 
-    python -m benchmarks.lecture
+    python -m benchmarks.lecture                         # docs/lecture.md
+    python -m benchmarks.lecture docs/tutorials/*.md
 
 A cell names each of its figures (`plt.figure("name")`, `plt.subplots(num="name")`); it becomes docs/lecture/name.png.
-The notebook is the same page for Jupyter, without outputs.
+The notebook is the same page for Jupyter, without outputs: docs/lecture.ipynb.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,42 +56,43 @@ def cells(text: str) -> list[Cell]:
     return found
 
 
-def run(cell: Cell, namespace: dict[str, Any]) -> Iterator[Figure]:
+def run(cell: Cell, namespace: dict[str, Any], page: Path) -> Iterator[Figure]:
     """Execute a cell, then give the figures that it drew. An error's traceback shows lines of the page."""
     import matplotlib.pyplot as plt
 
-    exec(compile("\n" * (cell.line - 1) + cell.source, str(PAGE), "exec"), namespace)
+    exec(compile("\n" * (cell.line - 1) + cell.source, str(page), "exec"), namespace)
     for number in plt.get_fignums():
         yield plt.figure(number)
         plt.close(number)
 
 
-def run_all(keep: Callable[[Figure], None]) -> None:
+def run_all(page: Path, keep: Callable[[Figure], None]) -> None:
     """Execute all cells, and say how long each section took."""
-    namespace: dict[str, Any] = {"__name__": "lecture"}
+    namespace: dict[str, Any] = {"__name__": page.stem}
     seconds: dict[str, float] = {}
-    for cell in cells(PAGE.read_text()):
+    for cell in cells(page.read_text()):
         start = time.process_time()
-        for figure in run(cell, namespace):
+        for figure in run(cell, namespace, page):
             keep(figure)
         seconds[cell.section] = seconds.get(cell.section, 0.0) + time.process_time() - start
     for section, spent in seconds.items():
         print(f"{spent:6.1f} s of CPU: {section}")
 
 
-def save(figure: Figure) -> None:
+def save(figure: Figure, page: Path) -> None:
     """As docs/lecture/NAME.png, in 64 colours, which is half the size."""
-    path = PAGE.with_suffix("") / f"{figure.get_label()}.png"
+    path = page.with_suffix("") / f"{figure.get_label()}.png"
+    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
     Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> None:
-    """Run the page, save its figures, write the notebook."""
+    """Run the pages, save their figures, write the notebooks."""
     matplotlib.use("Agg")
-    PAGE.with_suffix("").mkdir(exist_ok=True)
-    run_all(save)
-    nbformat.write(notebook(PAGE.read_text()), PAGE.with_suffix(".ipynb"))
+    for page in map(Path, sys.argv[1:] or [PAGE]):
+        run_all(page, partial(save, page=page))
+        nbformat.write(notebook(page.read_text()), page.with_suffix(".ipynb"))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Reader:
         while self.left and SECTIONS.index(self.left[0].section) <= SECTIONS.index(section):
             cell = self.left.pop(0)
             last = cell.line + cell.source.count("\n")
-            self.drawn += [(figure.get_label(), last) for figure in run(cell, self.namespace)]
+            self.drawn += [(figure.get_label(), last) for figure in run(cell, self.namespace, PAGE)]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_package_citation_and_code_have_one_version_and_one_license():
 def test_the_version_is_not_written_a_second_time_for_packaging():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "version" not in project
-    assert project["dynamic"] == ["version"]
+    assert project["dynamic"] == ["version", "readme"]
 
 
 def test_torch_is_allowed_up_to_the_minor_version_that_the_tests_run_with():

@@ -1,0 +1,129 @@
+"""What a newcomer reads is true: its code runs, its links lead somewhere, its algorithms are all there are."""
+
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rl_lightning
+from rl_lightning import Algorithm, export_policy
+from rl_lightning.fast import switch
+
+ROOT = Path(__file__).parents[1]
+MIGRATION = (ROOT / "docs/from_stable_baselines3.md").read_text()
+PAGES = [
+    "README.md",
+    "docs/getting_started.md",
+    "docs/concepts.md",
+    "docs/from_stable_baselines3.md",
+    "docs/algorithms/index.md",
+]
+INDEX = (ROOT / "docs/algorithms/index.md").read_text()
+MEASURED = yaml.safe_load((ROOT / "configs/results.yaml").read_text())
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def shorter(code: str) -> str:
+    """With fewer steps, so that a test takes seconds."""
+    return re.sub(r"=5_000\b", "=500", re.sub(r"=\d{2,}_000\b", "=1_200", code))
+
+
+@pytest.fixture
+def plain_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing is compiled, and files go to a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(switch.VARIABLE, "0")
+    switch.is_on.cache_clear()
+    yield
+    monkeypatch.undo()
+    switch.is_on.cache_clear()
+
+
+@pytest.mark.parametrize("code", blocks(MIGRATION), ids=lambda code: code.splitlines()[0].removeprefix("# "))
+def test_the_code_of_both_libraries_runs(code: str, plain_ways: None) -> None:
+    if code.startswith("# Stable-Baselines3"):
+        pytest.importorskip("stable_baselines3")
+    exec(compile(shorter(code), "docs/from_stable_baselines3.md", "exec"), {"__name__": "page"})
+
+
+def test_every_code_of_one_library_stands_before_the_same_of_the_other() -> None:
+    first = [code.splitlines()[0] for code in blocks(MIGRATION)]
+    assert first == ["# Stable-Baselines3", "# rl_lightning"] * (len(first) // 2)
+
+
+def test_the_readme_trains_and_its_policy_acts(plain_ways: None) -> None:
+    train, act = blocks((ROOT / "README.md").read_text())
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(shorter(train), namespace)
+    export_policy(namespace["model"], to="POLICY")
+    namespace["obs"] = namespace["data"].observation_space.sample()
+    exec(act, namespace)
+    assert namespace["action"].shape == (1,)
+
+
+def test_getting_started_trains_exports_and_acts(plain_ways: None) -> None:
+    act, train = blocks((ROOT / "docs/getting_started.md").read_text())
+    exec(shorter(train), {"__name__": "page"})
+    exec(act.replace('"cartpole"', '"cartpole_from_python"'), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_its_heading(page: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+    assert len(links) > 5
+    for link in links:
+        target, _, anchor = link.partition("#")
+        path = (ROOT / page).parent / target
+        assert target.startswith("https://") or target.startswith("http://") or path.exists(), link
+        if anchor and path.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings], link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/algorithms/index.md"])
+def test_every_learner_is_listed(page: str) -> None:
+    listed = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| .*", (ROOT / page).read_text(), re.MULTILINE))))
+    learners = {name for name in rl_lightning.__all__ if issubclass(of(name), Algorithm) and of(name) is not Algorithm}
+    assert learners <= listed
+
+
+def of(name: str) -> type:
+    found = getattr(rl_lightning, name)
+    return found if isinstance(found, type) else object
+
+
+@pytest.mark.parametrize("config", [name for names in MEASURED.values() for name in names])
+def test_the_index_of_algorithms_has_each_config_with_what_it_reached(config: str) -> None:
+    row = next(line for line in INDEX.splitlines() if f"configs/{config}.yaml" in line)
+    [figure] = [names[config] for names in MEASURED.values() if config in names]
+    mean, _, deviation = figure.partition(",")[0].partition(" ± ")
+    assert f"{mean} ± {deviation}" in row or f"{rounded(mean)} ± {rounded(deviation)}" in row
+
+
+def rounded(number: str) -> str:
+    return f"{float(number.replace('−', '-')):.0f}".replace("-", "−")
+
+
+def test_pypi_shows_absolute_links_or_none() -> None:
+    for_pypi = runpy.run_path(str(ROOT / "setup.py"))["for_pypi"]
+    text = (
+        "A [page](docs/a.md#b), ![a [picture]](docs/p.svg) and [there](https://a.b/c), [here](#top).\n\n"
+        "![p](p.png)\n\nEnd"
+    )
+    assert for_pypi(text, None) == "A page,  and [there](https://a.b/c), [here](#top).\n\nEnd"
+    assert for_pypi(text, "https://git.example/we/it/") == (
+        "A [page](https://git.example/we/it/blob/HEAD/docs/a.md#b), "
+        "![a [picture]](https://git.example/we/it/raw/HEAD/docs/p.svg) and [there](https://a.b/c), [here](#top).\n\n"
+        "![p](https://git.example/we/it/raw/HEAD/p.png)\n\nEnd"
+    )
+    readme = (ROOT / "README.md").read_text()
+    for left in re.findall(r"\]\(([^)]*)\)", for_pypi(readme, None)):
+        assert left.startswith("https://")
+    assert "![" not in for_pypi(readme, None)
