@@ -49,11 +49,12 @@ def links(markdown: str, src_uri: str) -> list[tuple[re.Match[str], str]]:
 
 
 def shown(path: str) -> str:
-    """The page of a file, its text, or of a folder, a list of what is in it."""
+    """The page of a file, its text, or of a folder, a list of what is in it; the search leaves both out."""
+    head = f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n"
     if (ROOT / path).is_file():
-        return f'# {path}\n\n````{path.rpartition(".")[2]}\n--8<-- "{path}"\n````\n'
+        return head + f'````{path.rpartition(".")[2]}\n--8<-- "{path}"\n````\n'
     names = [file.relative_to((ROOT / path).parent).as_posix() for file in sorted((ROOT / path).rglob("*.*"))]
-    return f"# {path}\n\n" + "".join(f"- [{name}]({quote(name)})\n" for name in names)
+    return head + "".join(f"- [{name}]({quote(name)})\n" for name in names)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -76,17 +77,15 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return markdown
 
 
-def mathml(match: re.Match[str], page: str = "") -> str:
-    """An equation that the browser draws itself."""
-    tex, block = html.unescape(match[2]), match[1] == "div"
-    try:
-        return TO_MATHML.convert_with_local_state(
-            rf"\begin{{equation}}{tex}\end{{equation}}" if r"\tag" in tex else tex, displaystyle=block
-        )
-    except LatexError as error:
-        raise PluginError(f"{page}: {tex}: {error}") from error
-
-
 def on_page_content(content: str, page: Page, **_: Any) -> str:
-    """Write a page's equations as MathML."""
-    return EQUATION.sub(lambda match: mathml(match, page.file.src_uri), content)
+    """Write equations as MathML, which the browser draws by itself."""
+
+    def mathml(match: re.Match[str]) -> str:
+        tex, block = html.unescape(match[2]), match[1] == "div"
+        numbered = rf"\begin{{equation}}{tex}\end{{equation}}" if r"\tag" in tex else tex
+        try:
+            return TO_MATHML.convert_with_local_state(numbered, displaystyle=block)
+        except LatexError as error:
+            raise PluginError(f"{page.file.src_uri}: {tex}: {error}") from error
+
+    return EQUATION.sub(mathml, content)
