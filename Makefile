@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 
-.PHONY: train test check bench gpu clean
+.PHONY: train test check docs docs-serve bench gpu clean
 .NOTPARALLEL:  # two pips must not write one environment at once
 
 train: $(VENV)/.train
@@ -14,11 +14,18 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 # the tests with coverage take a third longer, so `make test` goes without
-check: $(VENV)/.check $(VENV)/.test
+check: $(VENV)/.check $(VENV)/.test docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report=term
+
+# The site, in site/. A link that leads nowhere, an equation that cannot be drawn and a page outside the nav are errors
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed
@@ -31,7 +38,7 @@ gpu: $(VENV)/.test
 	$(BIN)/python -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
 
 # torch comes first and pinned: asked for loosely, pip may take a build with gigabytes of CUDA packages
 $(VENV)/.torch: constraints.txt
@@ -41,8 +48,9 @@ $(VENV)/.torch: constraints.txt
 
 # What each target installs beside the package; __init__.py has the version
 $(VENV)/.check: EXTRAS = [dev]
-$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,video,dev,bench]
+$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,video,dev,bench,docs]
+$(VENV)/.docs: EXTRAS = [docs]
 $(VENV)/.bench: EXTRAS = [mujoco,bench]
-$(VENV)/.train $(VENV)/.check $(VENV)/.test $(VENV)/.bench: $(VENV)/.torch pyproject.toml rl_lightning/__init__.py
+$(VENV)/.train $(VENV)/.check $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: $(VENV)/.torch pyproject.toml rl_lightning/__init__.py
 	$(BIN)/python -m pip install --quiet --editable '.$(EXTRAS)'
 	touch $@

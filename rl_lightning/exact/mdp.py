@@ -62,7 +62,7 @@ class MDP:
     def from_env(cls, env: Any, gamma: float, sparse: bool = False) -> "MDP":
         """The MDP of a Gymnasium environment that has a transition table, as its toy text environments have.
 
-        The table is `env.unwrapped.P`, P[s][a] a list of (probability, next state, reward, terminated), and the start
+        The table is `env.unwrapped.P`, `P[s][a]` a list of (probability, next state, reward, terminated), and the start
         `env.unwrapped.initial_state_distrib`. Wrappers are not looked at; a time limit is no end of an MDP's episode.
 
         Args:
