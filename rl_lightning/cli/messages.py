@@ -72,8 +72,9 @@ def _unknown_key(flag: str, cause: Cause, known: Iterable[str], hint: str) -> st
         fix = f"choose one first, e.g. {EXAMPLES.get(cause.key, f'--{cause.key}=CLASS')} or class_path in a config file"
         return f"{dashes}{key} has no {owner} to be a setting of: {fix}"
     settings = [setting.name for setting in settings_of(cause.class_path)]
-    near = settings_inside(cause.class_path, name) or [nearest(name, [*settings, *SPEC_KEYS])]
-    meant = " or ".join(f"{dashes}{cause.key}.{one}" for one in near if one)
+    near = nearest(name, [*settings, *SPEC_KEYS])
+    places = settings_inside(cause.class_path, name) or ([near] if near else [])
+    meant = " or ".join(f"{dashes}{cause.key}.{place}" for place in places)
     fix = f"did you mean {meant}?" if meant else f"its settings are {', '.join(settings)}"
     return f"{dashes}{key} is not a setting of {owner}: {fix}"
 

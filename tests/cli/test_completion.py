@@ -77,8 +77,8 @@ def test_a_shell_completes_by_the_script(shell: str, parser: Any, tmp_path: Path
     quiet = {"bash": ["--norc"], "zsh": ["-f"]}[shell]
     ran = subprocess.run([shell, *quiet, "-c", ask], capture_output=True, text=True, cwd=tmp_path)
     assert ran.stderr == ""
-    answers = [sorted(filter(None, answer.split("\n"))) for answer in ran.stdout.split("\n\n")]
-    for (line, expected), answer in zip(LINES.items(), answers, strict=False):
+    answers = [sorted(filter(None, answer.split("\n"))) for answer in ran.stdout.split("\n\n")[:-1]]
+    for (line, expected), answer in zip(LINES.items(), answers, strict=True):
         stem = line.rpartition(" ")[2].rpartition("=")[0]
         if shell == "zsh" and stem:  # which does not split words at =
             expected = [f"{stem}={word}" for word in expected or []]

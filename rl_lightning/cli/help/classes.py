@@ -51,7 +51,8 @@ def _shown(value: Any) -> str:
     """As it is written in a config; of an object its class and arguments."""
     if isinstance(value, dict) and "class_path" in value:
         arguments = ", ".join(f"{name}={_shown(one)}" for name, one in value.get("init_args", {}).items())
-        return value["class_path"].rpartition(".")[2] + (f"({arguments})" if arguments else "")
+        name = str(value["class_path"]).rpartition(".")[2]
+        return f"{name}({arguments})" if arguments else name
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 

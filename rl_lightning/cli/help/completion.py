@@ -2,7 +2,7 @@
 
 import inspect
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -51,8 +51,8 @@ def completion(args: Sequence[str], parser: ArgumentParser) -> str:
 
 def words_of_program(parser: ArgumentParser) -> list[str]:
     """``--KEY=`` for all that `fit` takes beside learner and datamodule; where few values are allowed, those too."""
-    fit = parser._subcommands_action.choices["fit"]
-    words = []
+    assert parser._subcommands_action is not None
+    fit, words = parser._subcommands_action.choices["fit"], list[str]()
     for option, action in fit._option_string_actions.items():
         if option.startswith("--"):
             words += _words(option, getattr(action, "_typehint", None)) if action.nargs != 0 else [option]
@@ -65,7 +65,7 @@ def words_of_classes() -> dict[str, list[str]]:
 
 
 def _kinds_of(base: type) -> list[type]:
-    """What is given for it by name: not itself, and nobody's own."""
+    """What can be given by its name where a `base` is asked for."""
     return [cls for cls in _ours(base) if cls is not base]
 
 
@@ -105,7 +105,7 @@ def _values(types: Any) -> list[str]:
     return [value for one in get_args(types) if get_origin(types) not in (list, dict) for value in _values(one)]
 
 
-def _bash(program: Sequence[str], classes: dict[str, Sequence[str]]) -> str:
+def _bash(program: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str:
     models = [name for name, words in classes.items() if words[0].startswith("--model")]
     cases = [f"    {name}) words='{' '.join(words)}' ;;" for name, words in classes.items()]
     configs = [f"    {name}) model={model} data={data} ;;" for name in names() for model, data in [classes_of(name)]]
@@ -116,7 +116,7 @@ def _bash(program: Sequence[str], classes: dict[str, Sequence[str]]) -> str:
     return text.replace("@PROGRAM@", " ".join(program))
 
 
-def _fish(program: Sequence[str], classes: dict[str, Sequence[str]]) -> str:
+def _fish(program: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str:
     values: dict[str, list[str]] = {}
     for word in dict.fromkeys([*program, *(word for words in classes.values() for word in words)]):
         option, _, value = word.removeprefix("--").partition("=")
@@ -129,9 +129,8 @@ def _fish(program: Sequence[str], classes: dict[str, Sequence[str]]) -> str:
     lines += ["complete -c rl-lightning -n '__fish_seen_subcommand_from resume report export' -F"]
     lines += ["complete -c rl-lightning -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'"]
     lines += [f"complete -c rl-lightning {trains} -s c -l config -r -F -a '{' '.join(names())}'"]
-    lines += [
-        f"complete -c rl-lightning {trains} -l {option} -r -a '{' '.join(of)}'"
-        for option, of in values.items()
-        if option != "config"
-    ]
+    for option, of in values.items():
+        if option != "config":
+            values_or_files = f"-x -a '{' '.join(of)}'" if of else "-r -F"
+            lines.append(f"complete -c rl-lightning {trains} -l {option} {values_or_files}")
     return "\n".join(lines)
