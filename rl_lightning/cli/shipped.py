@@ -71,7 +71,10 @@ def table_of_families() -> str:
     """A line for each family: its name, its length, and the config that has the same settings."""
     facts: dict[str, Any] = yaml.safe_load((CONFIGS / "families.yaml").read_text(encoding="utf-8"))
     rows = [("family", "environment steps", "same settings as")]
-    rows += [(name, _length(path), facts[name]["settings_of"] or "no config") for name, path in families().items()]
+    rows += [
+        (name, f"{_data(path)['total_env_steps']:,}", facts[name]["settings_of"] or "no config")
+        for name, path in families().items()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(f"{name:{widths[0]}}  {steps:>{widths[1]}}  {same}" for name, steps, same in rows)
 
@@ -96,11 +99,8 @@ def list_configs(args: Sequence[str]) -> None:
 
 
 def _name_and_task(name: str, path: Path) -> tuple[str, str, str]:
-    return name, _data(path)["env_id"], _length(path)
-
-
-def _length(path: Path) -> str:
-    return f"{_data(path)['total_env_steps']:,}"
+    data = _data(path)
+    return name, data["env_id"], f"{data['total_env_steps']:,}"
 
 
 def _data(path: Path) -> dict[str, Any]:
