@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
+from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.plain_parser import PlainParser
 from rl_lightning.policies import export_policy
 from rl_lightning.policies.folder import FILES
-
-EXPORT = "Write the policy of a run or checkpoint into a folder of its own: weights, policy.json and a card."
 
 
 def export(args: Sequence[str]) -> None:
@@ -18,7 +17,7 @@ def export(args: Sequence[str]) -> None:
     Raises:
         UsageError: as of `export_policy`.
     """
-    parser = PlainParser("rl-lightning export", description=EXPORT, allow_abbrev=False)
+    parser = PlainParser("rl-lightning export", description=SUBCOMMANDS["export"], allow_abbrev=False)
     parser.add_argument(
         "source", metavar="RUN_OR_CKPT", help="a run's folder, a checkpoint (file or URL), or an export"
     )

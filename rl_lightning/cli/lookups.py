@@ -4,10 +4,14 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
-from typing import Any
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterable, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
+
+from rl_lightning.errors import one_line
 
 LINKED = {"observation_space", "action_space"}  # arguments that the environment gives
 NOT_SETTINGS = LINKED | {"params", "optimizer", "in_features", "out_features"}  # arguments that the program gives
@@ -29,14 +33,83 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def settings_of(class_path: str) -> list[str]:
+class Setting(NamedTuple):
+    """An argument of a class or function that can be set.
+
+    Attributes:
+        name: of the argument.
+        types: its annotation.
+        default: of an object a dict with its ``class_path``.
+        meaning: from the docstring, on one line.
+        required: whether there is no default.
+    """
+
+    name: str
+    types: Any
+    default: Any
+    meaning: str
+    required: bool
+
+    @property
+    def class_path(self) -> str | None:
+        """Of the object that it is by default; None where it is none."""
+        return self.default.get("class_path") if isinstance(self.default, dict) else None
+
+
+def settings_of(class_path: str) -> list[Setting]:
     """What can be set of a class or function, as jsonargparse finds it: also what is passed on to a base class."""
     parser, target = ArgumentParser(), load(class_path)
     if inspect.isclass(target):
         parser.add_class_arguments(target, fail_untyped=False)
     elif callable(target):
         parser.add_function_arguments(target, fail_untyped=False)
-    return [name for name in vars(parser.get_defaults()) if name not in NOT_SETTINGS]
+    return [
+        Setting(it.dest, getattr(it, "_typehint", Any), it.default, one_line(it.help or ""), it.required)
+        for it in parser._actions
+        if it.default != SUPPRESS and it.dest not in NOT_SETTINGS
+    ]
+
+
+def settings_inside(class_path: str, name: str) -> list[str]:
+    """Where a setting of that `name` is one of the objects that a class is given by default.
+
+    >>> settings_inside("rl_lightning.DQN", "lr")
+    ['q_optimizer.lr']
+    """
+    owners = [(setting.name, setting.class_path) for setting in settings_of(class_path) if setting.class_path]
+    return [f"{owner}.{name}" for owner, path in owners if name in (inner.name for inner in settings_of(path))]
+
+
+def made_by(annotation: Any) -> list[type]:
+    """The classes whose object a setting of that type is, or makes; what is in a list is left out."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Callable:
+        return made_by(inner[-1])
+    if origin in (Union, UnionType):
+        return [cls for one in inner for cls in made_by(one)]
+    return [annotation] if isinstance(annotation, type) and annotation.__module__ != "builtins" else []
+
+
+def in_words(annotation: Any) -> str:
+    """A type in words; of a function that makes an object, what it makes.
+
+    >>> in_words(int | None)
+    'an int or null'
+    """
+    if annotation is None or annotation is NoneType:
+        return "null"
+    if annotation is bool:
+        return "true or false"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(one) for one in inner)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin is Callable:
+        return in_words(inner[-1])
+    if isinstance(origin or annotation, type) and issubclass(origin or annotation, Sequence) and inner:
+        return f"a list, each {in_words(inner[0])}"
+    return with_article((origin or annotation).__name__) if isinstance(origin or annotation, type) else "anything"
 
 
 def allowed(types: str) -> str:

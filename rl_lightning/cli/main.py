@@ -27,17 +27,20 @@ from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV,
 from rl_lightning.callbacks.model_summary import NetworkSummary
 from rl_lightning.checkpoints import check_networks, check_resumable, local_file
 from rl_lightning.cli.changes import Change, changes, check_changes
-from rl_lightning.cli.export import EXPORT, export
+from rl_lightning.cli.environment_variables import check_environment_variables
+from rl_lightning.cli.export import export
+from rl_lightning.cli.help.completion import completion
+from rl_lightning.cli.help.subcommands import SUBCOMMANDS
+from rl_lightning.cli.light import answered
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.cli.report import report
 from rl_lightning.cli.run_file import note_start
-from rl_lightning.cli.run_report.command import REPORT, write_report
+from rl_lightning.cli.run_report.command import write_report
 from rl_lightning.cli.runs import Run, find_checkpoint, make, new_folder, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.seeds import asked_in, train_seeds
-from rl_lightning.cli.shipped import LIST, list_configs
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
@@ -55,26 +58,11 @@ DEFAULTS = {
 
 VIDEO = "--trainer.callbacks+=rl_lightning.callbacks.VideoRecorder"  # what predict --video stands for
 USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
-SETTINGS = (
-    " CONFIG is a YAML file, or the name of one that comes with the package: `rl-lightning configs` lists them. Every "
-    "key of the config is a flag too, and flags win over files. Sections near the end name the settings of each "
-    "algorithm and datamodule; --model.help SAC and --data.help ReplayDataModule say what they mean."
+WHOLE = (
+    "{} This is every setting; `rl-lightning {} --help` is the short help. Sections near the end name the settings of "
+    "each algorithm and datamodule; --model.help=SAC and --data.help=ReplayDataModule say what they mean."
 )
-DESCRIPTIONS = {
-    "fit": "Train, then evaluate the final policy. Makes a folder for the run, with its config, metrics, checkpoints "
-    "and offline W&B run. --seeds=0..4 (or 5, or 0,3,7) trains a run for each seed, side by side, in one folder; "
-    "--jobs=N so many at once, as many as there are processor cores by default." + SETTINGS,
-    "validate": "Evaluate a checkpoint (--ckpt_path) on data.eval_episodes episodes." + SETTINGS,
-    "test": "Evaluate a checkpoint (--ckpt_path) on data.test_episodes episodes." + SETTINGS,
-    "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt; with "
-    "--video as mp4 files too." + SETTINGS,
-}
-RESUME = (
-    "Go on with a run, in its own folder and with its own settings, from its last checkpoint: metrics.csv and the W&B "
-    "run go on too. A flag wins over the run's setting, and one that cannot is refused. A finished run goes on with "
-    "more environment steps: --data.total_env_steps=N. Schedules follow the new length. A folder of several seeds "
-    "goes on as one."
-)
+TRAINING = ("fit", "validate", "test", "predict")  # the subcommands of LightningCLI
 
 
 class RLCLI(LightningCLI):
@@ -102,7 +90,10 @@ class RLCLI(LightningCLI):
                 "description": "Reinforcement learning under PyTorch Lightning.",
                 "parser_mode": "omegaconf",
                 "allow_abbrev": False,
-                **{name: {"description": text, "usage": USAGE.format(name)} for name, text in DESCRIPTIONS.items()},
+                **{
+                    name: {"description": WHOLE.format(SUBCOMMANDS[name], name), "usage": USAGE.format(name)}
+                    for name in TRAINING
+                },
             },
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -111,25 +102,25 @@ class RLCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Add those that need no trainer, which `main` runs, and `resume` to the subcommands."""
+        """Add the subcommands that are not LightningCLI's, so that it knows their names."""
         super().setup_parser(*args, **kwargs)
-        usage = "rl-lightning resume RUN [--KEY=VALUE ...]"
-        parser = OneLineErrorParser(description=RESUME, usage=usage, allow_abbrev=False)
-        parser.add_argument("RUN", type=str, help="The folder of a run, as `fit` prints it.")
         assert self.parser._subcommands_action is not None
-        self.parser._subcommands_action.add_subcommand("resume", parser, help=RESUME.partition(":")[0])
-        self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
-        self.parser._subcommands_action.add_subcommand("configs", OneLineErrorParser(), help=LIST)
-        self.parser._subcommands_action.add_subcommand("report", OneLineErrorParser(), help=REPORT)
+        for name, text in SUBCOMMANDS.items():
+            if name not in TRAINING:
+                self.parser._subcommands_action.add_subcommand(name, OneLineErrorParser(), help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
+        given = ["--help" if arg == "--help=all" else arg for arg in args]
         own = ("init_from", "init_parts")
-        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in args]
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
         if given[:1] == ["predict"]:
             given = [VIDEO if arg == "--video" else arg for arg in given]
-        if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
+        if given[:1] == ["resume"]:
             self.resumes, given = resumed(given)
+        if given[:1] == ["completion"]:
+            print(completion(given[1:], parser))
+            parser.exit()
         self.config = parser.parse_args(config_files_first(given))
         seed = self.config[self.config.subcommand].seed_everything
         advice = "give an int from 0 to 2**32 - 1, or true for any"
@@ -373,10 +364,11 @@ def main(args: list[str] | None = None) -> None:
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules
     given = sys.argv[1:] if args is None else args
     try:
+        if answered(given):
+            return
+        check_environment_variables(os.environ)
         if given[:1] == ["export"]:
             export(given[1:])
-        elif given[:1] == ["configs"]:
-            list_configs(given[1:])
         elif given[:1] == ["report"]:
             write_report(given[1:])
         elif asked := asked_in(given):

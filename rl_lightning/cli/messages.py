@@ -7,13 +7,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+import rl_lightning
 from rl_lightning.cli.causes import SPEC_KEYS, Cause, find_cause
+from rl_lightning.cli.help.subcommands import all_of_them
 from rl_lightning.cli.lookups import (
     LINKED,
     allowed,
     annotation,
     classes_in,
     nearest,
+    settings_inside,
     settings_of,
     subclasses,
     with_article,
@@ -22,6 +25,7 @@ from rl_lightning.cli.shipped import nearest_names
 
 EXAMPLES = {"model": "--model=SAC", "data": "--data=ReplayDataModule", "data.env_id": "--data.env_id=Pendulum-v1"}
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|(?:Option|.* does not accept option) '(.+?)'")
+NUMBERS = r"[-+.\de]+(, *[-+.\de]+)*"  # with commas between them
 NO_CLASS = re.compile(
     r"module '(?P<module>.+)' has no attribute|No module named '(?P<missing>.+)'|Not a valid subclass of"
     r"|Import path .*to a subclass of|Expected (a dot import|an import path|'.*' to be a|an instantiatable)"
@@ -67,9 +71,11 @@ def _unknown_key(flag: str, cause: Cause, known: Iterable[str], hint: str) -> st
     if re.search(rf"\b{owner}\b", cause.types):  # jsonargparse took the base class for it
         fix = f"choose one first, e.g. {EXAMPLES.get(cause.key, f'--{cause.key}=CLASS')} or class_path in a config file"
         return f"{dashes}{key} has no {owner} to be a setting of: {fix}"
-    settings = settings_of(cause.class_path)
+    settings = [setting.name for setting in settings_of(cause.class_path)]
     near = nearest(name, [*settings, *SPEC_KEYS])
-    fix = f"did you mean {dashes}{cause.key}.{near}?" if near else f"its settings are {', '.join(settings)}"
+    places = settings_inside(cause.class_path, name) or ([near] if near else [])
+    meant = " or ".join(f"{dashes}{cause.key}.{place}" for place in places)
+    fix = f"did you mean {meant}?" if meant else f"its settings are {', '.join(settings)}"
     return f"{dashes}{key} is not a setting of {owner}: {fix}"
 
 
@@ -87,6 +93,8 @@ def _wrong_value(cause: Cause) -> str:
         fix = _did_you_mean(cause.value, names, f"{match['module']} has no such name")
     elif match and match["missing"]:
         fix = _did_you_mean(name, classes, f"there is no module {match['missing']!r} to import")
+    elif re.search(r"\b(Sequence|List|list)\b", types) and re.fullmatch(NUMBERS, cause.value):
+        fix = f"give a list, like [{cause.value}]"
     elif match:
         kinds = " or ".join(with_article(base.__name__) for base in bases)
         fix = _did_you_mean(name, classes, f"give {kinds} by its name, or path like package.module.Class")
@@ -120,6 +128,13 @@ def _beside_class_path(key: str, _: str) -> str:
 def _subcommand(_: str, given: str) -> str:
     name, *names = re.findall(r"'(.*?)'", given)
     return f"{name!r} is not a subcommand: " + _did_you_mean(name, names, f"give one of {', '.join(names)}")
+
+
+def _no_class(_: str, text: str) -> str:
+    flag, _, name = text.partition(": Expected a dot import path string: ")
+    return f"{flag}={name!r} is not allowed: " + _did_you_mean(
+        name, rl_lightning.__all__, "give a class by its name, or path like package.module.Class"
+    )
 
 
 def _missing_file(key: str, path: str) -> str:
@@ -161,8 +176,10 @@ SAYINGS: dict[str, Callable[[str, str], str]] = {  # of jsonargparse, each with 
     r"(beside class_path)": _beside_class_path,
     r"the following arguments are required: (.*)": _required,
     r"argument subcommand: invalid choice: (.*)": _subcommand,
-    r'expected "subcommand" to be one of \{(.*)\}': lambda _, names: (
-        f"the subcommand is missing: give {re.sub(r',[ .]*$', '', names).replace(',', ', ')}, export, configs or report"
+    r'expected "subcommand" to be one of \{(.*)\}': lambda *_: f"the subcommand is missing: give {all_of_them('or')}",
+    r"(--\S+\.help: Expected a dot import path string: .*)": _no_class,
+    r"argument -h/--help: ignored explicit argument '(.*)'": lambda _, given: (
+        f"--help={given} is not allowed: give --help, --help=all for every setting, or --model.help={given}"
     ),
     r"(?:File|Path) [\w ]+: '(.*)'": _missing_file,
     r"(Unable to load config)": lambda key, _: (

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
 from rl_lightning.cli.causes import find_cause
+from rl_lightning.cli.help.classes import class_help
 from rl_lightning.cli.messages import explain
 from rl_lightning.cli.shipped import config_path
 from rl_lightning.cli.users_code import told, told_of_users_code
@@ -48,7 +49,7 @@ class OneLineErrorParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self  # set for unknown keys of config files
         subcommands = getattr(parser._subcommands_action, "choices", None)
-        see = f"`{parser.prog.replace(' [options]', '')} --help` lists them, and those of the model are --model.KEY"
+        see = f"`{parser.prog.replace(' [options]', '')} --help=all` lists them, and those of the model are --model.KEY"
         hint = f"flags stand behind one of {', '.join(subcommands)}" if subcommands else see
         known = [option.lstrip("-") for option in parser._option_string_actions]
         line = told_of_users_code(message, ex) or explain(message, known, hint, getattr(parser, "args", ()))
@@ -79,6 +80,13 @@ class OneLineErrorParser(LightningArgumentParser):
         for action in self._actions:
             if action.default is not None and action.dest in namespace and namespace[action.dest] is None:
                 super().validate(Namespace({action.dest: None}), skip_unset=False, skip_required=True)  # type: ignore[no-untyped-call]
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; of a class, as `--model.help=SAC` asks for it, of its settings alone."""
+        if match := re.fullmatch(r"Help for --(\S+)\.help\b.*=(\S+)", self.description or ""):
+            print(class_help(match[2], match[1]), file=file)
+        else:
+            super().print_help(file)
 
     def instantiate(self, namespace: Namespace, *rest: Any, **kwargs: Any) -> Namespace:
         """Make the objects; an error in making one is raised as it is, not as jsonargparse wraps it."""

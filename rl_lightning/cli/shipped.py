@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.plain_parser import PlainParser
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LIST = "List the configs that come with the package, and the return that each has been measured to reach."
 HEAD = ("config", "environment", "environment steps", "measured return")
 
 
@@ -19,15 +19,32 @@ def shipped() -> dict[str, Path]:
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(CONFIGS.glob("*/*.yaml"))}
 
 
+def families() -> dict[str, Path]:
+    """The files of settings to begin from, by the names that ``-c`` takes, like ``ppo/mujoco``."""
+    return {f"{path.parent.name}/{path.stem}": path for path in sorted(CONFIGS.glob("families/*/*.yaml"))}
+
+
+def names() -> list[str]:
+    """All names that ``-c`` takes."""
+    return sorted({**shipped(), **families()})
+
+
+def classes_of(name: str) -> tuple[str, str]:
+    """The names of the learner and of the datamodule in the config of that name."""
+    config = yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8"))
+    model, data = (config[part]["class_path"].rpartition(".")[2] for part in ("model", "data"))
+    return model, data
+
+
 def config_path(given: str) -> str:
     """The path that ``-c`` means: `given` where that is a file, else the config of that name, if there is one."""
-    path = shipped().get(given)
+    path = {**shipped(), **families()}.get(given)
     return given if path is None or Path(given).is_file() else str(path)
 
 
 def nearest_names(given: str) -> list[str]:
     """Up to three names that are like `given`, the likest first."""
-    return difflib.get_close_matches(given, shipped(), n=3)
+    return difflib.get_close_matches(given, names(), n=3)
 
 
 def measured() -> dict[str, str]:
@@ -50,20 +67,42 @@ def table() -> str:
     )
 
 
+def table_of_families() -> str:
+    """A line for each family: its name, its length, and the config that has the same settings."""
+    facts: dict[str, Any] = yaml.safe_load((CONFIGS / "families.yaml").read_text(encoding="utf-8"))
+    rows = [("family", "environment steps", "same settings as")]
+    rows += [
+        (name, f"{_data(path)['total_env_steps']:,}", facts[name]["settings_of"] or "no config")
+        for name, path in families().items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(f"{name:{widths[0]}}  {steps:>{widths[1]}}  {same}" for name, steps, same in rows)
+
+
 def list_configs(args: Sequence[str]) -> None:
     """Print the table, what its numbers are, and how a config is used.
 
     Args:
         args: of the command line, after `configs`; there is nothing to give but ``--help``.
     """
-    PlainParser("rl-lightning configs", description=LIST, allow_abbrev=False).parse_args(args)
+    PlainParser("rl-lightning configs", description=SUBCOMMANDS["configs"], allow_abbrev=False).parse_args(args)
     print(
-        f"{table()}\n\nReturns are means of 100 episodes of the final policy, ± over seeds; "
-        f"the repository's docs/results says of which commit.\n"
-        f"  train     rl-lightning fit -c sac/pendulum\n  look      {CONFIGS}"
+        f"{table()}\n\nReturns are means of 100 episodes of the final policy, ± over seeds;\n"
+        f"the repository's docs/results says of which commit.\n\n{table_of_families()}\n\n"
+        "Settings to begin from in another environment: give it with --data.env_id=ID,\n"
+        "a game with --data.env_kwargs.game=NAME. What the same settings have reached\n"
+        "elsewhere stands in the table above.\n\n"
+        "  train     rl-lightning fit -c sac/pendulum\n"
+        "  begin     rl-lightning fit -c ppo/mujoco --data.env_id=Hopper-v5\n"
+        f"  look      {CONFIGS}"
     )
 
 
 def _name_and_task(name: str, path: Path) -> tuple[str, str, str]:
-    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
+    data = _data(path)
     return name, data["env_id"], f"{data['total_env_steps']:,}"
+
+
+def _data(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
+    return data

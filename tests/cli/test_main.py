@@ -56,7 +56,7 @@ QUICK = [
 
 def test_help_lists_under_each_learner_and_datamodule_the_settings_that_the_configs_give_it(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "--help"])
+        main(["fit", "--help=all"])
     sections = capsys.readouterr().out.split("\n\n")
     listed = {
         section.split(maxsplit=1)[0].rstrip(","): section.split("KEY:")[1].replace(",", " ").split()
@@ -73,7 +73,7 @@ def test_help_lists_under_each_learner_and_datamodule_the_settings_that_the_conf
 def test_help_lists_init_from_among_the_programs_own_options_and_of_no_learner(capsys):
     for subcommand in ("fit", "test"):
         with pytest.raises(SystemExit):
-            main([subcommand, "--help"])
+            main([subcommand, "--help=all"])
         out = capsys.readouterr().out
         assert re.search(r"^  --init_from INIT_FROM\s+A run folder or checkpoint \(file or URL\) whose", out, re.M)
         assert len(re.findall(r"\binit_from\b", out)) == 1

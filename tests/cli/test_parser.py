@@ -27,21 +27,6 @@ data:
 """
 
 
-class BuiltError(Exception):
-    pass
-
-
-@pytest.fixture(scope="module")
-def parser():
-    class ParserOnly(RLCLI):
-        def parse_arguments(self, parser, args):
-            raise BuiltError(parser)
-
-    with pytest.raises(BuiltError) as built:
-        ParserOnly([])
-    return built.value.args[0]
-
-
 @pytest.fixture
 def parse(parser):
     return lambda *argv: parser.parse_args(config_files_first(list(argv)))
@@ -123,6 +108,28 @@ def config(tmp_path):
             "--model.policy_optimizer.l is not a setting of FusedAdam: did you mean --model.policy_optimizer.lr?",
         ),
         ("--data.env=x", "--data.env is not a setting of ReplayDataModule: did you mean --data.env_id?"),
+        # keys of what a learner is given
+        (
+            "--model.lr=1",
+            "--model.lr is not a setting of SAC: did you mean --model.value_optimizer.lr or --model.q_optimizer.lr or "
+            "--model.policy_optimizer.lr?",
+        ),
+        (
+            "--model.hidden_sizes=[8]",
+            "--model.hidden_sizes is not a setting of SAC: did you mean --model.network.hidden_sizes?",
+        ),
+        # lists
+        (
+            "--model.network.hidden_sizes=256,256",
+            "model.network.hidden_sizes='256,256' is not allowed: give a list, like [256,256]",
+        ),
+        ("--model.network.hidden_sizes=256", "model.network.hidden_sizes=256 is not allowed: give a list, like [256]"),
+        # helps
+        ("--model.help=SACC", "--model.help='SACC' is not allowed: did you mean SAC?"),
+        (
+            "--help=SAC",
+            "--help=SAC is not allowed: give --help, --help=all for every setting, or --model.help=SAC",
+        ),
         # wrong values
         ("--data.num_envs=x", "data.num_envs='x' is not allowed: give an int"),
         ("--data.num_envs=1.5", "data.num_envs=1.5 is not allowed: give an int"),
@@ -189,7 +196,7 @@ def test_a_wrong_flag_is_told_with_its_fix(refusal, flag, line):
 def test_an_unknown_option_like_no_other_comes_with_where_the_list_is(refusal):
     line = refusal(*FIT, "--foo=1")
     assert line.startswith("--foo is not a known option: ")
-    assert " fit --help` lists them" in line
+    assert " fit --help=all` lists them" in line
 
 
 def test_the_list_that_errors_point_to_exists(parse, capsys):
@@ -197,7 +204,9 @@ def test_the_list_that_errors_point_to_exists(parse, capsys):
         with pytest.raises(SystemExit) as exit_:
             parse("fit", flag)
         assert exit_.value.code == 0
-    assert "--model.gamma" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--trainer.max_epochs" in out
+    assert "  gamma " in out
 
 
 def test_of_two_stray_values_the_first_is_named(refusal):
@@ -207,16 +216,21 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export, configs or report"),
+        (
+            [],
+            "the subcommand is missing: give fit, validate, test, predict, resume, export, configs, report or "
+            "completion",
+        ),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (
             ["train"],
-            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report",
+            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report, "
+            "completion",
         ),
         (
             ["--model=SAC", "fit"],
             "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
-            "configs, report",
+            "configs, report, completion",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
@@ -508,10 +522,11 @@ def test_types_are_told_in_words():
 
 
 def test_settings_are_those_that_the_user_can_give():
-    assert {"gamma", "policy_optimizer"} <= {*settings_of("rl_lightning.SAC")}
-    assert "observation_space" not in settings_of("rl_lightning.SAC")
-    assert "lr" in settings_of("torch.optim.Adam")
-    assert "params" not in settings_of("torch.optim.Adam")
+    names = {path: [setting.name for setting in settings_of(path)] for path in ("rl_lightning.SAC", "torch.optim.Adam")}
+    assert {"gamma", "policy_optimizer"} <= {*names["rl_lightning.SAC"]}
+    assert "observation_space" not in names["rl_lightning.SAC"]
+    assert "lr" in names["torch.optim.Adam"]
+    assert "params" not in names["torch.optim.Adam"]
 
 
 @pytest.mark.parametrize(

@@ -319,9 +319,7 @@ def test_a_run_whose_schedules_have_ended_for_good_is_refused_and_left_as_it_is(
 
 def test_help_tells_of_resume(capsys: pytest.CaptureFixture[str]) -> None:
     for args, text in ((["--help"], "resume"), (["resume", "--help"], "usage: rl-lightning resume RUN [--KEY=VALUE")):
-        with pytest.raises(SystemExit) as end:
-            main(args)
-        assert end.value.code == 0
+        main(args)
         assert text in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["resum"])

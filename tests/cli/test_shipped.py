@@ -9,7 +9,7 @@ import yaml
 
 from rl_lightning.cli.main import main
 from rl_lightning.cli.parser import config_files_first
-from rl_lightning.cli.shipped import config_path, measured, shipped
+from rl_lightning.cli.shipped import config_path, families, measured, shipped
 
 ROOT = Path(__file__).parents[2]
 RESULTS = yaml.safe_load((ROOT / "configs/results.yaml").read_text())
@@ -24,8 +24,8 @@ def fit(*arguments: str) -> int | str | None:
 
 def test_every_config_of_the_repository_has_its_name():
     assert shipped()["sac/pendulum"].samefile(ROOT / "configs/sac/pendulum.yaml")
-    files = {path.resolve() for path in (ROOT / "configs").rglob("*.yaml") if path.name != "results.yaml"}
-    assert {path.resolve() for path in shipped().values()} == files
+    files = {path.resolve() for path in (ROOT / "configs").rglob("*/*.yaml")}
+    assert {path.resolve() for path in (*shipped().values(), *families().values())} == files
 
 
 def test_fit_takes_a_name_for_the_file_wherever_it_is_called(
@@ -77,10 +77,12 @@ def test_the_list_has_a_line_for_each_config_with_its_task_and_what_was_measured
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     main(["configs"])
-    table = capsys.readouterr().out.partition("\n\n")[0].splitlines()
-    lines = [re.split(r"\s{2,}", line) for line in table]
+    table, _, of_families = capsys.readouterr().out.partition("\n\n")
+    lines = [re.split(r"\s{2,}", line) for line in table.splitlines()]
     assert lines[0] == ["config", "environment", "environment steps", "measured return"]
     assert [line[0] for line in lines[1:]] == [*shipped()]
+    assert re.search(r"^ppo/mujoco +1,000,000  ppo/halfcheetah$", of_families, re.M)
+    assert re.search(r"^ppo/box2d +1,000,000  no config$", of_families, re.M)
     assert ["td3/halfcheetah", "HalfCheetah-v5", "100,000", "5636.9 ± 115.7, 2 seeds"] in lines
     assert ["q_prop/halfcheetah", "HalfCheetah-v5", "500,000", "not measured"] in lines
     with pytest.raises(SystemExit) as end:

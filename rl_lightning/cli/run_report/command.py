@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rl_lightning.callbacks.metrics_csv import read_rows
+from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.run_report.curves import curves_of
 from rl_lightning.cli.run_report.drawings import check_drawn, png
 from rl_lightning.cli.run_report.page import page
 from rl_lightning.cli.runs import run_in
 from rl_lightning.errors import UsageError
-
-REPORT = (
-    "Write a run's curves, evaluations, films and settings onto one page, report.html, and the curves as report.png."
-)
 
 
 class _Parser(ArgumentParser):
@@ -30,7 +27,7 @@ def write_report(args: Sequence[str]) -> None:
     Raises:
         UsageError: no run's folder, no rows in it, no matplotlib, or a folder that cannot be written to.
     """
-    parser = _Parser("rl-lightning report", description=REPORT, allow_abbrev=False)
+    parser = _Parser("rl-lightning report", description=SUBCOMMANDS["report"], allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="the folder of a run, as `fit` prints it")
     run = run_in(parser.parse_args(args).run)
     rows, _, _ = read_rows(run.folder / "metrics.csv")

@@ -1,0 +1,1 @@
+"""What the program tells of itself: the short helps, the settings of a class, and words for the Tab key."""
