@@ -1,5 +1,6 @@
 """The documentation site has every page and every public name, and what is a link on GitHub is one there."""
 
+import re
 import runpy
 from collections.abc import Iterator
 from importlib import import_module
@@ -52,6 +53,14 @@ def test_every_public_name_is_documented() -> None:
         assert room in documented
         documented |= {*import_module(f"rl_lightning.{room}").__all__}
     assert {*rl_lightning.__all__} <= documented
+
+
+def test_what_belongs_to_a_list_is_indented_so_that_github_and_the_site_both_see_it(hooks: SimpleNamespace) -> None:
+    for page in [*PAGES, *OF_THE_ROOT]:
+        text = (ROOT / hooks.repository_path(page)).read_text()
+        without_code = re.sub(r"^( *```).*?^ *```$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
+        found = re.search(r"\n\n {1,3}\S.*|^ {1,3}([-*]|\d+\.) .*", without_code, re.MULTILINE)
+        assert found is None, f"{page}: four spaces, not fewer, before {found[0].strip()}"
 
 
 def test_every_link_between_files_of_the_repository_leads_to_one(hooks: SimpleNamespace) -> None:

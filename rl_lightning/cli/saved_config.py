@@ -36,7 +36,7 @@ class SaveRunConfig(SaveConfigCallback):
         log_dir = trainer.log_dir  # asked of the first process by all
         if trainer.is_global_zero and log_dir is not None:
             path = Path(log_dir) / self.config_filename
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_unset=False)
             if path.is_file() and yaml.safe_load(path.read_text()) != yaml.safe_load(text):
                 write_whole(_free(path.with_stem(f"{path.stem}-{self.env_steps}")), path.read_text())
             write_whole(path, text)
@@ -47,7 +47,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Show W&B the settings that have a value."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                settings = _without_null(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+                settings = _without_null(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
                 logger.experiment.config.update(settings, allow_val_change=True)  # where a run goes on with others
 
 

@@ -52,7 +52,7 @@ def completion(args: Sequence[str], parser: ArgumentParser) -> str:
 def words_of_program(parser: ArgumentParser) -> list[str]:
     """``--KEY=`` for all that `fit` takes beside learner and datamodule; where few values are allowed, those too."""
     assert parser._subcommands_action is not None
-    fit, words = parser._subcommands_action.choices["fit"], list[str]()
+    fit, words = parser._subcommands_action.choices["fit"], ["--seeds=", "--jobs="]  # of several runs
     for option, action in fit._option_string_actions.items():
         if option.startswith("--"):
             words += _words(option, getattr(action, "_typehint", None)) if action.nargs != 0 else [option]

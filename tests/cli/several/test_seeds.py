@@ -107,7 +107,7 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
     assert code == 0
     assert f"Return {mean:,.1f} ± {deviation:,.1f} over 2 of 2 seeds" in lines
     for seed in (0, 3):
-        assert rows(stopped / f"seed-{seed}") == rows(straight / f"seed-{seed}")
+        assert rows(stopped / f"seed-{seed}") == rows(tmp_path / "straight" / straight / f"seed-{seed}")
     noted = json.loads((stopped / "seed-0/run.json").read_text())["starts"]
     assert [start["command"].split()[1] for start in noted] == ["fit", "resume"]
     kept = group_in(stopped)
@@ -160,7 +160,10 @@ def refused(*args: str) -> str:
         (["--seeds=2", "--seed_everything=1"], "--seed_everything is not allowed beside several seeds"),
         (["--seeds=2", "--trainer.fast_dev_run=true"], "trainer.fast_dev_run=True is not allowed: it leaves nothing"),
         (["--seeds=2", "--checkpoint.dirpath=there"], "checkpoint.dirpath='there' is not allowed: all seeds would"),
-        (["--seeds=2", "--trainer.logger=WandbLogger", "--trainer.logger.id=one"], "trainer.logger.id='one' is not al"),
+        (
+            ["--seeds=2", "--trainer.logger=WandbLogger", "--trainer.logger.id=one", "--trainer.logger.offline=true"],
+            "trainer.logger.id='one' is not al",
+        ),
         (["--seeds=2", "--model.gamma=2"], "gamma=2.0 is not allowed"),
     ],
 )
