@@ -35,6 +35,7 @@ from rl_lightning.cli.report import report
 from rl_lightning.cli.run_report.command import REPORT, write_report
 from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.several.compare.command import COMPARE, compare
 from rl_lightning.cli.shipped import LIST, list_configs
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
@@ -115,6 +116,7 @@ class RLCLI(LightningCLI):
         self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
         self.parser._subcommands_action.add_subcommand("configs", OneLineErrorParser(), help=LIST)
         self.parser._subcommands_action.add_subcommand("report", OneLineErrorParser(), help=REPORT)
+        self.parser._subcommands_action.add_subcommand("compare", OneLineErrorParser(), help=COMPARE)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -371,6 +373,8 @@ def main(args: list[str] | None = None) -> None:
             list_configs(given[1:])
         elif given[:1] == ["report"]:
             write_report(given[1:])
+        elif given[:1] == ["compare"]:
+            compare(given[1:])
         else:
             RLCLI(args)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:

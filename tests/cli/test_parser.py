@@ -207,16 +207,20 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export, configs or report"),
+        (
+            [],
+            "the subcommand is missing: give fit, validate, test, predict, resume, export, configs, report or compare",
+        ),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (
             ["train"],
-            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report",
+            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report, "
+            "compare",
         ),
         (
             ["--model=SAC", "fit"],
             "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
-            "configs, report",
+            "configs, report, compare",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
