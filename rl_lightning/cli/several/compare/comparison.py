@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from rl_lightning.cli.several.compare.scales import RAW, Scale, Scales
-from rl_lightning.cli.several.compare.sides import Scored, Side
+from rl_lightning.cli.several.compare.sides import Side
 from rl_lightning.cli.several.compare.statistics import (
     Estimate,
     Floats,
@@ -27,9 +27,11 @@ from rl_lightning.cli.several.compare.statistics import (
 from rl_lightning.errors import UsageError
 
 MEASURES = ("IQM", "mean", "median")
-AXES = ("environment steps", "training time in seconds")
+STEPS, SECONDS = "environment steps", "training time in seconds"  # the axes of curves
 CURVE_POINTS, CURVE_RESAMPLES = 100, 2000
 THRESHOLDS = 101
+
+Number = TypeVar("Number", float, Floats)
 
 
 class Curve(NamedTuple):
@@ -124,7 +126,7 @@ def _sample(side: Side, scales: Mapping[str, Scale]) -> Sample:
     return Sample(np.array(scores), np.array([tasks.index(run.task) for run in side.runs]))
 
 
-def _scaled(value: float, scale: Scale) -> float:
+def _scaled(value: Number, scale: Scale) -> Number:
     return (value - scale.low) / (scale.high - scale.low)
 
 
@@ -173,42 +175,31 @@ def _pairs(results: Sequence[Result], resampled: Sequence[Floats]) -> tuple[Pair
 
 
 def _curves(side: Side, scales: Mapping[str, Scale], sample: Sample, weights: Floats) -> dict[str, Curve]:
-    curves = {}
-    for axis in AXES:
-        moments = [_moments(run, axis) for run in side.runs]
-        curve = _curve([m for m in moments if m is not None and len(m)], side, scales, sample, weights)
-        if curve is not None:
-            curves[axis] = curve
-    return curves
-
-
-def _moments(run: Scored, axis: str) -> Floats | None:
-    return run.evaluation_steps if axis == AXES[0] else run.seconds
-
-
-def _curve(
-    moments: Sequence[Floats], side: Side, scales: Mapping[str, Scale], sample: Sample, weights: Floats
-) -> Curve | None:
     """Where every run has been evaluated and none has ended; between evaluations a run keeps its last one."""
-    if len(moments) < len(side.runs):
-        return None
+    moments = [run.evaluation_steps for run in side.runs]
+    if not all(len(its) for its in moments):
+        return {}
     begin, end = max(its[0] for its in moments), min(its[-1] for its in moments)
     grid = np.unique(np.concatenate(moments))
     grid = grid[(begin <= grid) & (grid <= end)]
     if len(grid) == 0:
-        return None
+        return {}
     grid = grid[np.unique(np.linspace(0, len(grid) - 1, CURVE_POINTS).round().astype(int))]
+    latest = [np.searchsorted(its, grid, side="right") - 1 for its in moments]
     values = np.stack(  # [R, K]
-        [
-            _scaled(run.evaluations[np.searchsorted(its, grid, side="right") - 1], scales[run.task])
-            for run, its in zip(side.runs, moments, strict=True)
-        ]
+        [_scaled(run.evaluations[at], scales[run.task]) for run, at in zip(side.runs, latest, strict=True)]
     )
     part = cut("IQM", len(values))
     means = np.array([trimmed_mean(column, weights_of(sample.tasks), part) for column in values.T])
-    if not sample.can_vary:
-        return Curve(grid, means, None, None)
-    return Curve(grid, means, *_band(np.stack([trimmed_mean(column, weights, part) for column in values.T], axis=1)))
+    low, high = None, None
+    if sample.can_vary:
+        low, high = _band(np.stack([trimmed_mean(column, weights, part) for column in values.T], axis=1))
+    curves = {STEPS: Curve(grid, means, low, high)}
+    taken = [np.interp(grid, run.evaluation_steps, run.seconds) for run in side.runs if run.seconds is not None]
+    if len(taken) == len(side.runs):
+        of_tasks = [np.median(np.stack(taken)[sample.tasks == task], axis=0) for task in np.unique(sample.tasks)]
+        curves[SECONDS] = Curve(np.mean(of_tasks, axis=0), means, low, high)
+    return curves
 
 
 def _band(resampled: Floats) -> tuple[Floats, Floats]:
