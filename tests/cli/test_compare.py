@@ -325,7 +325,7 @@ def test_what_makes_sides_unlike_is_said(groups, tmp_path, capsys):
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="the extra report")
-def test_the_page_and_the_numbers_are_written_once(groups, tmp_path, capsys):
+def test_the_page_and_the_numbers_are_written_once(groups, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out"
     said(capsys, *groups, f"--output={output}")
     page = (output / "comparison.html").read_text()
@@ -362,7 +362,10 @@ def test_the_page_and_the_numbers_are_written_once(groups, tmp_path, capsys):
     curves = [*csv.DictReader((output / "curves.csv").open())]
     assert [row["value"] for row in curves if (row["side"], row["axis"]) == ("PPO", STEPS)][1] == "7.5"
     assert "it exists; give another, or --overwrite" in refusal(*groups, f"--output={output}")
+    monkeypatch.setattr("rl_lightning.cli.several.compare.command.png", lambda draws: b"new")
+    monkeypatch.setattr("rl_lightning.cli.several.compare.command.page", lambda *_: "new")
     said(capsys, *groups, f"--output={output}", "--overwrite")
+    assert (output / "comparison.html").read_text() == (output / "scores.png").read_text() == "new"
     assert "it exists" in refusal(*groups, f"--output={groups[0]}", "--overwrite")  # no comparison
 
 

@@ -16,8 +16,8 @@ MEANINGS = {
     "scores": "A dot for each run; the stroke is the IQM, the bar its interval.",
     "IQM over environment steps": "While training. Between two evaluations a run keeps its last one; the curve begins "
     "where every run of the side has been evaluated, and ends with the first one's last evaluation.",
-    "IQM over training time in seconds": "The same at the median time that the runs of a task took to get there (the "
-    "mean over tasks): inside training batches, so without evaluations and checkpoints. Runs that shared a machine have "
+    "IQM over training time in seconds": "The same at the median time that runs of a task took to get there (the "
+    "mean over tasks): inside training batches, without evaluations and checkpoints. Runs that shared a machine have "
     "slowed each other.",
     "performance profile": "The share of runs whose score is above τ. A curve that lies higher everywhere is better.",
     "probability of improvement": "That a run of the first is better than one of the second on the same task; ties "
