@@ -247,6 +247,13 @@ def test_two_sides_are_told_apart_or_not_in_a_sentence(groups, tmp_path, capsys)
     assert "This is enough to call best better" in text
 
 
+def test_equal_sides_are_called_so_and_names_may_have_brackets(tmp_path, capsys):
+    one, two = (write_group(tmp_path / f"[a],{runs}=b", [0.1] * runs) for runs in (3, 7))
+    text = said(capsys, str(one), str(two))
+    assert "have the same IQM: nothing says that one is better" in text
+    assert "[a],3=b" in text
+
+
 def test_the_order_of_runs_changes_nothing(groups, capsys):
     folders = sorted(map(str, Path(groups[0]).glob("*")))
     one, two = (said(capsys, f"A={','.join(its)}", groups[1]) for its in (folders, folders[::-1]))

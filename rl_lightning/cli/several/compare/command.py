@@ -74,7 +74,7 @@ def compare(args: Sequence[str]) -> None:
 
 
 def _print(scopes: Sequence[Scope], metric: str, conclusions: Sequence[str], notes: Sequence[str]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     for scope in scopes:
         for heads, lines in ((MEASURED, measured(scope)), (PAIRED, paired(scope))):
             table = Table(*heads, title=title(scope, metric) if heads is MEASURED else None, title_justify="left")
@@ -83,9 +83,9 @@ def _print(scopes: Sequence[Scope], metric: str, conclusions: Sequence[str], not
             if lines:
                 console.print(table)
     for text in conclusions:
-        console.print(text, style="bold", markup=False)
+        console.print(text, style="bold")
     for text in notes:
-        console.print(text, style="dim", markup=False)
+        console.print(text, style="dim")
 
 
 def _pictures(scopes: Sequence[Scope]) -> dict[str, bytes]:

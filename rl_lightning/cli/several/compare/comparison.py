@@ -1,5 +1,6 @@
 """What is found where sides are compared: for all tasks together, and for each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, TypeVar
@@ -9,6 +10,7 @@ import numpy as np
 from rl_lightning.cli.several.compare.scales import RAW, Scale, Scales
 from rl_lightning.cli.several.compare.sides import Side
 from rl_lightning.cli.several.compare.statistics import (
+    ALPHA,
     Estimate,
     Floats,
     Sample,
@@ -150,7 +152,8 @@ def _pairs(results: Sequence[Result], resampled: Sequence[Floats]) -> tuple[Pair
     for (a, a_weights), (b, b_weights) in combinations(zip(results, resampled, strict=True), 2):
         can_vary = a.sample.can_vary and b.sample.can_vary
         a_iqm, b_iqm = (_resampled("IQM", r.sample, w) for r, w in ((a, a_weights), (b, b_weights)))
-        difference = a.measures["IQM"].value - b.measures["IQM"].value
+        values = a.measures["IQM"].value, b.measures["IQM"].value
+        difference = 0.0 if math.isclose(*values) else values[0] - values[1]  # but for rounding
         its = [weights_of(side.sample.tasks) for side in (a, b)]
         needed = None
         if can_vary:
@@ -204,5 +207,5 @@ def _curves(side: Side, scales: Mapping[str, Scale], sample: Sample, weights: Fl
 
 def _band(resampled: Floats) -> tuple[Floats, Floats]:
     """[K] and [K], the ends of the interval of [B, K]."""
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    low, high = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
     return low, high

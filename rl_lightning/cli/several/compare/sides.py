@@ -96,8 +96,9 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _side(given: str, metric: str) -> tuple[str, str, list[Scored]]:
-    name, _, paths = ("", "", given) if Path(given).exists() else given.rpartition("=")
-    folders = [folder for path in paths.split(",") for folder in run_folders(Path(path))]
+    is_path = Path(given).exists()  # whose name may have any letter in it
+    name, _, paths = ("", "", given) if is_path else given.rpartition("=")
+    folders = [folder for path in ([given] if is_path else paths.split(",")) for folder in run_folders(Path(path))]
     rows = {folder: read_rows(folder / "metrics.csv")[0] for folder in folders}
     without = [folder for folder in folders if not any(metric in row for row in rows[folder])]
     if metric == TEST:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rl_lightning.cli.several.compare.comparison import MEASURES, Scope
-from rl_lightning.cli.several.compare.words import MANY, decimals, seeds_text, text_of
+from rl_lightning.cli.several.compare.words import decimals, number_of, seeds_text, text_of
 
 Lines = list[list[str]]
 
@@ -33,7 +33,7 @@ def paired(scope: Scope) -> Lines:
             text_of(pair.difference, digits),
             text_of(pair.probability, 2),
             f"{pair.p:.2g}",
-            "" if pair.seeds is None else f"{pair.seeds:,}" if pair.seeds <= MANY else f"> {MANY:,}",
+            "" if pair.seeds is None else number_of(pair.seeds),
         ]
         for pair in scope.pairs
     ]

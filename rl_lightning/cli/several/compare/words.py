@@ -35,6 +35,11 @@ def seeds_text(result: Result) -> str:
     return str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
 
 
+def number_of(seeds: int) -> str:
+    """Seeds needed, in two digits: they are no more exact than that."""
+    return f"{float(f'{seeds:.2g}'):,.0f}" if seeds <= MANY else f"more than {MANY:,}"
+
+
 def conclusion(pair: Pair, digits: int) -> str:
     """What two sides' runs show, whether that is enough, and else how many seeds would be."""
     a, b, difference = pair.first, pair.second, pair.difference
@@ -102,7 +107,8 @@ def _needed(pair: Pair) -> str:
         return "How many seeds would be cannot be said: one run alone shows no spread."
     present = math.floor(max(pair.first.sample.seeds, pair.second.sample.seeds))
     needed = max(pair.seeds, present + 1, FEWEST)
-    number = f"about {float(f'{needed:.2g}'):,.0f}" if needed <= MANY else f"more than {MANY:,}"
+    about = "about " if needed <= MANY else ""
+    number = f"{about}{number_of(needed)}"
     return f"Were difference and spread as measured, {number} seeds each would be enough in 8 of 10 comparisons."
 
 
