@@ -39,6 +39,7 @@ from rl_lightning.cli.run_file import note_start
 from rl_lightning.cli.run_report.command import write_report
 from rl_lightning.cli.runs import Run, find_checkpoint, make, new_folder, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.several.compare.command import compare
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.seeds import asked_in, train_seeds
 from rl_lightning.cli.starting import start_from, start_of_run
@@ -371,6 +372,8 @@ def main(args: list[str] | None = None) -> None:
             export(given[1:])
         elif given[:1] == ["report"]:
             write_report(given[1:])
+        elif given[:1] == ["compare"]:
+            compare(given[1:])
         elif asked := asked_in(given):
             train_seeds(asked, check)
         else:

@@ -10,6 +10,7 @@ import pytest
 
 from rl_lightning import __version__
 from rl_lightning.cli.main import main
+from rl_lightning.cli.pages import figures
 from rl_lightning.cli.run_file import note_start
 from rl_lightning.cli.run_report import drawings
 from rl_lightning.cli.run_report.curves import curves_of
@@ -117,7 +118,7 @@ def test_the_nearest_shipped_config_is_the_one_of_fewest_differences(tmp_path):
 def test_what_is_no_run_or_has_no_rows_is_refused_in_one_line(run, tmp_path, monkeypatch):
     assert "does not exist" in refusal(str(tmp_path / "none"))
     assert "it has no config.yaml" in refusal(str(tmp_path))
-    monkeypatch.setattr(drawings, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
     assert 'pip install "rl_lightning[report]"' in refusal(str(run))
     (run / "metrics.csv").write_text(HEAD + "\n")
     assert "has no rows in its metrics.csv" in refusal(str(run))

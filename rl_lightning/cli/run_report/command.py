@@ -2,12 +2,14 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from rl_lightning.callbacks.metrics_csv import read_rows
 from rl_lightning.cli.help.subcommands import SUBCOMMANDS
+from rl_lightning.cli.pages.figures import check_drawn, png
 from rl_lightning.cli.run_report.curves import curves_of
-from rl_lightning.cli.run_report.drawings import check_drawn, png
+from rl_lightning.cli.run_report.drawings import draw
 from rl_lightning.cli.run_report.page import page
 from rl_lightning.cli.runs import run_in
 from rl_lightning.errors import UsageError
@@ -35,9 +37,10 @@ def write_report(args: Sequence[str]) -> None:
     if not groups:
         advice = "a run in training has one after trainer.log_every_n_steps batches; try again then"
         raise UsageError(f"run {str(run.folder)!r} has no rows in its metrics.csv: {advice}")
-    check_drawn()
+    check_drawn("report")
     html, picture = run.folder / "report.html", run.folder / "report.png"
-    text, drawn = page(run, rows, groups), png([curve for curves in groups.values() for curve in curves])
+    drawn = png({curve.metric: partial(draw, curve) for curves in groups.values() for curve in curves})
+    text = page(run, rows, groups)
     try:
         html.write_text(text, encoding="utf-8")
         picture.write_bytes(drawn)

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from shlex import quote
@@ -10,38 +11,17 @@ from statistics import median
 from typing import Any
 
 from rl_lightning.callbacks.metrics_csv import Row
+from rl_lightning.cli.pages.figures import svg
+from rl_lightning.cli.pages.html import document, section, table
 from rl_lightning.cli.run_file import starts
 from rl_lightning.cli.run_report.curves import evaluations
-from rl_lightning.cli.run_report.drawings import Curve, equation, svg
+from rl_lightning.cli.run_report.drawings import Curve, draw, equation
 from rl_lightning.cli.run_report.facts import films, settings, shipped_config, versions, wall_seconds
 from rl_lightning.cli.run_report.meanings import SOURCE, Meaning, meanings
 from rl_lightning.cli.runs import Run
 
 EMBEDDED = 1_000_000  # bytes of a film that is part of the page, at most
 ALL_EMBEDDED = 8_000_000  # bytes of all those
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --faint: #646b73; --edge: #dde1e5; --line: #1f66c1 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --paper: #14171a; --faint: #9aa2aa; --edge: #343a40; --line: #6ea8ff }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--edge) }
-.faint, figcaption { color: var(--faint); font-size: .875rem }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.5rem }
-figure { margin: 0; min-width: 0 }
-figure > svg, video { width: 100%; height: auto; display: block }
-figcaption b { color: var(--ink) }
-.tex { overflow: visible }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--edge); vertical-align: top }
-code { font-size: .875em; overflow-wrap: anywhere }
-td:first-child code { white-space: nowrap }
-@media (max-width: 32rem) { th, td { padding-right: .6rem } }
-"""
 
 
 def page(run: Run, rows: Sequence[Row], groups: Mapping[str, Sequence[Curve]]) -> str:
@@ -57,18 +37,14 @@ def page(run: Run, rows: Sequence[Row], groups: Mapping[str, Sequence[Curve]]) -
     known = meanings(SOURCE.read_text(encoding="utf-8"), learner)
     name = escape(f"{learner} on {env_id}")
     parts = [f"<h1>{name}</h1>", f'<p class="faint">{escape(str(run.folder.resolve()))}</p>', _facts(run, rows, its)]
-    parts += [_section("Evaluation", _evaluation(rows, its))]
+    parts += [section("Evaluation", _evaluation(rows, its))]
     for group, curves in groups.items():
         drawn = "".join(_figure(curve, known.get(curve.metric)) for curve in curves)
-        parts.append(_section(group, f'<div class="grid">{drawn}</div>'))
+        parts.append(section(group, f'<div class="grid">{drawn}</div>'))
     if found := films(run):
-        parts.append(_section("Films", _videos(found)))
-    parts.append(_section("Settings", _settings(its)))
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+        parts.append(section("Films", _videos(found)))
+    parts.append(section("Settings", _settings(its)))
+    return document(name, parts)
 
 
 def _facts(run: Run, rows: Sequence[Row], its: Mapping[str, Any]) -> str:
@@ -88,7 +64,7 @@ def _facts(run: Run, rows: Sequence[Row], its: Mapping[str, Any]) -> str:
         facts["Processor"] = f"{noted[-1]['processor']}, {noted[-1]['cores']} cores"
         facts["Commit"] = noted[-1]["commit"] or "none: the folder of the command was no git repository"
     facts["The run again"] = f"rl-lightning fit -c {quote(str(run.config))}"
-    return _table([], [[f"<b>{key}</b>", escape(value)] for key, value in facts.items()])
+    return table([], [[f"<b>{key}</b>", escape(value)] for key, value in facts.items()])
 
 
 def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
@@ -109,14 +85,15 @@ def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     note = (
         "Mean ± deviation over the episodes of the deterministic policy. Numbers of episodes are those of config.yaml."
     )
-    return _table(heads, lines) + f'<p class="faint">{note}</p>'
+    return table(heads, lines) + f'<p class="faint">{note}</p>'
 
 
 def _figure(curve: Curve, meaning: Meaning | None) -> str:
     unit = f", in {meaning.unit}" if meaning and meaning.unit else ""
     text = _inline(meaning.text) if meaning else "Not a metric of rl_lightning: a callback of this run has logged it."
     band = " The band is ± the deviation over episodes." if curve.spread is not None else ""
-    return f"<figure>{svg(curve)}<figcaption><b>{escape(curve.metric)}</b>{unit}<br>{text}.{band}</figcaption></figure>"
+    drawn = svg(partial(draw, curve), curve.metric)
+    return f"<figure>{drawn}<figcaption><b>{escape(curve.metric)}</b>{unit}<br>{text}.{band}</figcaption></figure>"
 
 
 def _videos(found: Sequence[Path]) -> str:
@@ -145,7 +122,7 @@ def _settings(its: Mapping[str, Any]) -> str:
         for key, (old, new) in differ.items()
     ]
     head = f"<p>Other than in {escape(name)}:</p>"
-    return head + _table(["Setting", "This run", "Shipped"], lines) + f'<p class="faint">{note}</p>'
+    return head + table(["Setting", "This run", "Shipped"], lines) + f'<p class="faint">{note}</p>'
 
 
 def _inline(markdown: str) -> str:
@@ -158,16 +135,6 @@ def _inline(markdown: str) -> str:
             text = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", escape(part, quote=False))
             html.append(re.sub(r"`(.*?)`", r"<code>\1</code>", text))
     return "".join(html).rstrip(". ")
-
-
-def _section(title: str, inside: str) -> str:
-    return f"<section><h2>{title}</h2>\n{inside}</section>"
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = f"<tr>{''.join(f'<th>{cell}</th>' for cell in heads)}</tr>" if heads else ""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
 def _number(text: str | None) -> str:

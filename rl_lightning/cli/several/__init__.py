@@ -1,1 +1,1 @@
-"""Several runs from one command."""
+"""Several runs: from one command, and compared."""

@@ -1,0 +1,1 @@
+"""`rl-lightning compare`: whether runs differ, and how sure that is."""
