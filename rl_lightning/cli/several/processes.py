@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rl_lightning.callbacks.checkpoints import EXIT_CODES
 
 START = Path(__file__).with_name("start.py")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch takes the second where both are given
 POLL = 0.05  # seconds from one look at the processes to the next
 
 
@@ -117,8 +118,8 @@ def side_by_side(jobs: Iterable[Job], at_once: int, meanwhile: Callable[[], None
 
 
 def _start(job: Job, cores: Sequence[int]) -> subprocess.Popen[bytes]:
-    threads = str(len(cores))
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ, **job.variables}
+    given = {**os.environ, **job.variables}
+    threads = {} if {*THREADS} & {*given} else dict.fromkeys(THREADS, str(len(cores)))
     start = [sys.executable, "-I", "-S", str(START), str(os.getpid()), ",".join(map(str, cores))]
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
@@ -127,7 +128,7 @@ def _start(job: Job, cores: Sequence[int]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=variables,
+            env=given | threads,
             process_group=0,  # a terminal's Ctrl-C would come twice
         )
 

@@ -39,19 +39,27 @@ def test_cores_are_divided_evenly_and_shared_only_where_there_are_fewer_than_job
 def test_each_job_has_cores_of_its_own_and_a_thread_for_each_and_one_that_fails_takes_no_other_along(
     tmp_path, monkeypatch
 ):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("MKL_NUM_THREADS", "5")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
     tells = (
         "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'],"
-        " os.environ['MKL_NUM_THREADS'], os.getpgid(0) == os.getpid()); sys.exit({})"
+        " os.environ.get('MKL_NUM_THREADS'), os.getpgid(0) == os.getpid()); sys.exit({})"
     )
     jobs = [python("a", tells.format(0), tmp_path), python("b", tells.format(3), tmp_path)]
     jobs.append(python("c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path))
     ended = {each.job.name: each.code for each in side_by_side(jobs, 2)}
     assert ended == {"a": 0, "b": 3, "c": -signal.SIGKILL}
     first, second = divide(available_cores(), 2)
-    assert (tmp_path / "a/output.log").read_text() == f"{first} {len(first)} 5 True\n"
-    assert (tmp_path / "b/output.log").read_text() == f"{second} {len(second)} 5 True\n"
+    assert (tmp_path / "a/output.log").read_text() == f"{first} {len(first)} {len(first)} True\n"
+    assert (tmp_path / "b/output.log").read_text() == f"{second} {len(second)} {len(second)} True\n"
+
+
+def test_threads_that_somebody_has_set_are_left_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    tells = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ.get('MKL_NUM_THREADS'))"
+    [ended] = side_by_side([python("a", tells, tmp_path)], 1)
+    assert ended.job.log.read_text() == "7 None\n"
 
 
 def test_a_job_begins_when_another_has_ended_and_is_asked_for_only_then(tmp_path):
