@@ -135,7 +135,7 @@ class RLCLI(LightningCLI):
         advice = "give an int from 0 to 2**32 - 1, or true for any"
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
         if self.only_checks:  # as they were given, before they are told of a folder
-            self.settings: dict[str, Any] = yaml.safe_load(parser.dump(self.config, skip_none=False))["fit"]
+            self.settings: dict[str, Any] = yaml.safe_load(parser.dump(self.config, skip_unset=False))["fit"]
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
