@@ -41,7 +41,7 @@ $(VENV)/.torch: constraints.txt
 
 # What each target installs beside the package; __init__.py has the version
 $(VENV)/.check: EXTRAS = [dev]
-$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,video,dev,bench]
+$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,tune,video,dev,bench]
 $(VENV)/.bench: EXTRAS = [mujoco,bench]
 $(VENV)/.train $(VENV)/.check $(VENV)/.test $(VENV)/.bench: $(VENV)/.torch pyproject.toml rl_lightning/__init__.py
 	$(BIN)/python -m pip install --quiet --editable '.$(EXTRAS)'

@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rl_lightning.cli.several.group import Check
+from rl_lightning.cli.several.group import Check, Checked
 from rl_lightning.cli.several.tune.space import Scalar, Space
 from rl_lightning.errors import UsageError, require
 
@@ -28,7 +29,7 @@ class Settings:
 
     def __init__(self, check: Check, configs: Sequence[str], flags: Sequence[str]) -> None:
         self._check, self._given = check, ["fit", *(f"--config={config}" for config in configs), *flags]
-        checked = check(self._given)
+        checked = self._checked()
         self._its = checked.settings
         advice = "a search compares finished runs by their final test; leave it out"
         for name in ("fast_dev_run", "limit_test_batches"):
@@ -60,7 +61,7 @@ class Settings:
             if self._takes(space.flags(together)):
                 continue
             for key, value in together.items():
-                self._check([*self._given, *space.flags({key: value})])
+                self._checked(*space.flags({key: value}))
 
     def params(self, space: Space) -> dict[str, Scalar] | None:
         """The settings that are searched, as they are without a search; None where one of them is not in the space."""
@@ -72,13 +73,25 @@ class Settings:
 
     def text(self, flags: Sequence[str]) -> str:
         """All settings as YAML, with some of them given as flags."""
-        settings = self._check([*self._given, *flags]).settings
+        settings = self._checked(*flags).settings
         return yaml.safe_dump({key: value for key, value in settings.items() if key != "config"}, sort_keys=False)
 
     def _takes(self, flags: Sequence[str]) -> bool:
         try:
             with contextlib.redirect_stderr(io.StringIO()):
-                self._check([*self._given, *flags])
+                self._checked(*flags)
         except (UsageError, SystemExit):
             return False
         return True
+
+    def _checked(self, *flags: str) -> Checked:
+        """What Lightning tells of a run's start is of no run here."""
+        loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            return self._check([*self._given, *flags])
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -86,12 +86,7 @@ class Folder(NamedTuple):
         """Keep the plan."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         head = f"# The settings of a search, written {time}. It goes on by rl-lightning tune --resume {self.path}\n"
-        same = {key: {"same_as": other} for key, other in plan.space.same.items()}
-        searched = {
-            key: {"values": list(domain.values)} if hasattr(domain, "values") else _without_false(domain._asdict())
-            for key, domain in plan.space.searched.items()
-        }
-        content = plan._asdict() | {"space": searched | same, "flags": list(plan.flags)}
+        content = plan._asdict() | {"space": plan.space.content(), "flags": [*plan.flags]}
         write_whole(self.path / PLAN, head + yaml.safe_dump(content, sort_keys=False))
 
     def read(self) -> Plan:

@@ -39,6 +39,10 @@ class Range(NamedTuple):
     high: float
     log: bool = False
 
+    def content(self) -> dict[str, Any]:
+        """As a file has it."""
+        return {"min": self.low, "max": self.high} | ({"log": True} if self.log else {})
+
     def ends(self) -> tuple[Scalar, ...]:
         """What to try to see whether all of it is allowed."""
         return (self.low, self.high)
@@ -57,6 +61,10 @@ class Choice(NamedTuple):
     """One of several values; lists and mappings as JSON."""
 
     values: tuple[Scalar, ...]
+
+    def content(self) -> dict[str, Any]:
+        """As a file has it."""
+        return {"values": [*self.values]}
 
     def ends(self) -> tuple[Scalar, ...]:
         """All of them."""
@@ -90,6 +98,11 @@ class Space(NamedTuple):
 
     searched: Mapping[str, Range | Choice]
     same: Mapping[str, str]
+
+    def content(self) -> dict[str, Any]:
+        """As a file has it."""
+        same = {key: {"same_as": other} for key, other in self.same.items()}
+        return {key: domain.content() for key, domain in self.searched.items()} | same
 
     def flags(self, params: Mapping[str, Scalar]) -> list[str]:
         """Flags of `fit` for values of the settings that are searched."""
