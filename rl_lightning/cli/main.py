@@ -4,16 +4,15 @@ import inspect
 import logging
 import math
 import os
-import secrets
 import sys
-import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import wandb
-from jsonargparse import Namespace
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
@@ -32,9 +31,12 @@ from rl_lightning.cli.export import EXPORT, export
 from rl_lightning.cli.loggers import keep_inside
 from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
 from rl_lightning.cli.report import report
+from rl_lightning.cli.run_file import note_start
 from rl_lightning.cli.run_report.command import REPORT, write_report
-from rl_lightning.cli.runs import Run, find_checkpoint, note, resumed
+from rl_lightning.cli.runs import Run, find_checkpoint, make, new_folder, note, resumed
 from rl_lightning.cli.saved_config import SaveRunConfig
+from rl_lightning.cli.several.group import Checked
+from rl_lightning.cli.several.seeds import asked_in, train_seeds
 from rl_lightning.cli.shipped import LIST, list_configs
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
@@ -80,10 +82,12 @@ class RLCLI(LightningCLI):
     the commands that go on from there; `predict` saves the episodes it records.
 
     Args:
-        args: the command line without the program's name; by default the process's.
+        args: the command line without the program's name.
+        only_checks: refuse what would be refused, create nothing and run nothing.
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str], only_checks: bool = False) -> None:
+        self.given, self.only_checks = args, only_checks
         self.run_dir: Path | None = None
         self.resumes: Run | None = None  # the run that goes on in its own folder
         self.is_finished = False  # whether all of its environment steps are behind it
@@ -101,7 +105,7 @@ class RLCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            args=args,
+            args=[*args],
         )
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -118,9 +122,8 @@ class RLCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
-        given = sys.argv[1:] if args is None else args
         own = ("init_from", "init_parts")
-        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
+        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in args]
         if given[:1] == ["predict"]:
             given = [VIDEO if arg == "--video" else arg for arg in given]
         if given[:1] == ["resume"] and not {"-h", "--help"} & {*given}:
@@ -129,6 +132,8 @@ class RLCLI(LightningCLI):
         seed = self.config[self.config.subcommand].seed_everything
         advice = "give an int from 0 to 2**32 - 1, or true for any"
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
+        if self.only_checks:  # as they were given, before they are told of a folder
+            self.settings: dict[str, Any] = yaml.safe_load(parser.dump(self.config, skip_none=False))["fit"]
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
@@ -189,12 +194,12 @@ class RLCLI(LightningCLI):
         if self.resumes:
             self.run_dir = self.resumes.folder
         elif self.subcommand in ("fit", "predict") and not config.trainer.fast_dev_run:
-            self.run_dir = _new_run_dir(config)
+            self.run_dir = new_folder(config)
         if self.subcommand != "fit" or self.run_dir is None:
             config.trainer.logger = False  # looking at a checkpoint leaves no logs behind
         for logger in _as_list(config.trainer.logger):
             assert self.run_dir is not None
-            prepare_wandb(logger, self.run_dir)
+            prepare_wandb(logger, self.run_dir, is_new=self.resumes is None)
             keep_inside(logger, self.run_dir)
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
@@ -239,10 +244,13 @@ class RLCLI(LightningCLI):
         check_trainer(trainer, self.subcommand, self.model, self.datamodule)
         if self.subcommand == "predict":
             require(trainer.world_size == 1, "trainer.devices", trainer.num_devices, "one process records; give 1")
-        if self.run_dir is not None and not self.resumes and getattr(rank_zero_only, "rank", 0) == 0:
-            _make(self.run_dir)
+        if self.only_checks and metrics_csv:
+            metrics_csv.finalize("checked")
+        elif self.run_dir is not None and getattr(rank_zero_only, "rank", 0) == 0:
+            make(self.run_dir)
             if metrics_csv:
                 metrics_csv.open()
+            note_start(self.run_dir, self.given)
         return trainer
 
     def _make_trainer(self, overrides: dict[str, Any]) -> Trainer:
@@ -294,7 +302,7 @@ class RLCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train, unless only the final test is left."""
-        if not self.is_finished:
+        if not (self.is_finished or self.only_checks):
             self.trainer.fit(**arguments, weights_only=True)
 
     def validate(self, **arguments: Any) -> None:
@@ -307,7 +315,7 @@ class RLCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the final policy; say what was reached, where it lies, and how to go on from there."""
-        if self.run_dir is None:
+        if self.run_dir is None or self.only_checks:
             return
         path, result = self.checkpoint if self.is_finished else None, None
         if self.trainer.limit_test_batches:
@@ -333,28 +341,26 @@ def _settings_of(owner: type) -> str:
     return ", ".join(name for name in inspect.signature(owner).parameters if not name.endswith("_space"))
 
 
-def _new_run_dir(config: Namespace) -> Path:
-    """A name that no other run has or gets: <root>/<algorithm>-<environment>/<time>-<random>."""
-    algorithm = config.model.class_path.rsplit(".", 1)[-1]
-    env_id = config.data.init_args.get("env_id", "data").rsplit(":", 1)[-1].replace("/", "-")
-    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return Path(config.trainer.default_root_dir) / f"{algorithm}-{env_id}".lower() / run
-
-
-def _make(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True)
-    except OSError as error:
-        root = str(run_dir.parents[1])
-        advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
-        raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
-
-
 def _as_list(value: Any) -> list[Any]:
     """Lightning's settings that take one item, several, or none (False and True included)."""
     if isinstance(value, list):
         return value
     return [] if value in (None, False, True) else [value]
+
+
+def check(args: Sequence[str]) -> Checked:
+    """Refuse what `rl-lightning` with `args`, of `fit` or `resume`, would refuse; create nothing, run nothing.
+
+    Raises:
+        UsageError: naming it.
+        SystemExit: what the parser refuses, of which it has printed a line.
+    """
+    logging.disable(logging.INFO)  # on the seed and the processors: nothing is run
+    try:
+        checked = RLCLI(args, only_checks=True)
+    finally:
+        logging.disable(logging.NOTSET)
+    return Checked(checked.run_dir, checked.settings, getattr(checked.datamodule, "total_env_steps", math.inf))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -371,8 +377,10 @@ def main(args: list[str] | None = None) -> None:
             list_configs(given[1:])
         elif given[:1] == ["report"]:
             write_report(given[1:])
+        elif asked := asked_in(given):
+            train_seeds(asked, check)
         else:
-            RLCLI(args)
+            RLCLI(given)
     except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")

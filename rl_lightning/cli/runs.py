@@ -1,6 +1,8 @@
 """Folders of runs: what lies in one, which checkpoint is meant, and from which one a run goes on."""
 
+import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -9,13 +11,15 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning.checkpoints import KEY, fault_of, load_checkpoint
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import UsageError, require
 from rl_lightning.types import State
 
 NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")  # of a folder that this program has made
+FOLDER = "RL_LIGHTNING_RUN_FOLDER"  # a variable: the folder of the run to begin, in place of a new name
 OFFERED = 5  # files or runs that a message names
 
 
@@ -88,6 +92,41 @@ def run_in(folder: str) -> Run:
     if not run.config.is_file():
         raise UsageError(f"run {folder!r} is not the folder of a run, it has no config.yaml: {_offer_runs()}")
     return run
+
+
+def task_of(config: Namespace) -> str:
+    """What a run of these settings is named after: `<algorithm>-<environment>`."""
+    algorithm = config.model.class_path.rsplit(".", 1)[-1]
+    env_id = config.data.init_args.get("env_id", "data").rsplit(":", 1)[-1].replace("/", "-")
+    return f"{algorithm}-{env_id}".lower()
+
+
+def new_folder(config: Namespace) -> Path:
+    """A folder that no other run has or gets, `<root>/<task>/<time>-<random>`; or the one that `FOLDER` names.
+
+    Raises:
+        UsageError: that one is a run's already.
+    """
+    if given := os.environ.pop(FOLDER, None):  # another process of the run would take it for its own
+        advice = "it is the folder of a run already; give another, or resume that run"
+        require(not (Path(given) / "metrics.csv").exists(), FOLDER, given, advice)
+        return Path(given)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return Path(config.trainer.default_root_dir) / task_of(config) / name
+
+
+def make(folder: Path) -> None:
+    """Make the folder of a run, or of several.
+
+    Raises:
+        UsageError: where that is not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        root = str(folder.parents[1])
+        advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
+        raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
 
 
 def resumed(args: Sequence[str]) -> tuple[Run, list[str]]:

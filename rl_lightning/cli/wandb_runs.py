@@ -11,17 +11,22 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import WandbLogger
 
 from rl_lightning.cli.changes import HARMLESS, flat
-from rl_lightning.cli.runs import NAME
+from rl_lightning.cli.runs import NAME, task_of
 from rl_lightning.errors import UsageError
 from rl_lightning.fast.settings import settings_of_wandb
 
 LONGEST_TAG = 64  # that W&B takes
 
 
-def prepare_wandb(logger: Namespace, run_dir: Path) -> None:
+def prepare_wandb(logger: Namespace, run_dir: Path, is_new: bool) -> None:
     """Give a WandbLogger's settings the id of this run, and keep W&B from asking for a login; leave other loggers.
 
     The id is the folder's name, and stays in its `config.yaml`: what resumes it goes on with the same W&B run.
+
+    Args:
+        logger: how a config describes it.
+        run_dir: the run's folder.
+        is_new: whether the run begins, maybe with the config of another.
 
     Raises:
         UsageError: an online run without credentials.
@@ -29,8 +34,8 @@ def prepare_wandb(logger: Namespace, run_dir: Path) -> None:
     if not is_wandb(logger):
         return
     known = logger.init_args.id
-    if known is None or (NAME.fullmatch(known) and not run_dir.exists()):  # of the run whose config this one started by
-        logger.init_args.id = run_dir.name
+    if known is None or (NAME.match(known) and is_new):  # of the run whose config this one started by
+        logger.init_args.id = _name(run_dir)
     if logger.init_args.offline:
         os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so does the report
     elif os.environ.get("WANDB_MODE", "online") == "online" and not _has_credentials():
@@ -56,8 +61,8 @@ def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:
     algorithm = config.model.class_path.rsplit(".", 1)[-1]
     env_id = config.data.init_args.get("env_id")
     names: dict[str, tuple[str, Any]] = {  # each with the variable that W&B would take it from
-        "name": ("WANDB_NAME", run_dir.name),
-        "group": ("WANDB_RUN_GROUP", f"{run_dir.parent.name}-{_hash_without_seed(config)}"),
+        "name": ("WANDB_NAME", _name(run_dir)),
+        "group": ("WANDB_RUN_GROUP", f"{task_of(config)}-{_hash_without_seed(config)}"),
         "tags": ("WANDB_TAGS", [str(tag)[:LONGEST_TAG] for tag in (algorithm, env_id) if tag]),
     }
     settings = settings_of_wandb(logger)
@@ -65,6 +70,13 @@ def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:
     for key, (variable, name) in names.items():
         if settings.get(key) is None and variable not in os.environ:
             settings[key] = name
+
+
+def _name(run_dir: Path) -> str:
+    """Its folder's, behind the name of the folder that it has in common with other runs, if there is one."""
+    parts = run_dir.absolute().parts
+    made = [place for place, part in enumerate(parts) if NAME.fullmatch(part)]
+    return "-".join(parts[made[-1] if made else -1 :])
 
 
 def _hash_without_seed(config: Namespace) -> str:
