@@ -37,6 +37,7 @@ from rl_lightning.cli.runs import Run, find_checkpoint, make, new_folder, note, 
 from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.seeds import asked_in, train_seeds
+from rl_lightning.cli.several.tune.command import TUNE, tune
 from rl_lightning.cli.shipped import LIST, list_configs
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
@@ -119,6 +120,7 @@ class RLCLI(LightningCLI):
         self.parser._subcommands_action.add_subcommand("export", OneLineErrorParser(), help=EXPORT)
         self.parser._subcommands_action.add_subcommand("configs", OneLineErrorParser(), help=LIST)
         self.parser._subcommands_action.add_subcommand("report", OneLineErrorParser(), help=REPORT)
+        self.parser._subcommands_action.add_subcommand("tune", OneLineErrorParser(), help=TUNE.partition(":")[0])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
@@ -133,7 +135,7 @@ class RLCLI(LightningCLI):
         advice = "give an int from 0 to 2**32 - 1, or true for any"
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything", seed, advice)
         if self.only_checks:  # as they were given, before they are told of a folder
-            self.settings: dict[str, Any] = yaml.safe_load(parser.dump(self.config, skip_none=False))["fit"]
+            self.settings: dict[str, Any] = yaml.safe_load(parser.dump(self.config, skip_unset=False))["fit"]
         # taken out until Lightning has looked for it: what a checkpoint remembers would override flags
         self.ckpt_path = self.config[self.config.subcommand].pop("ckpt_path")
 
@@ -377,6 +379,8 @@ def main(args: list[str] | None = None) -> None:
             list_configs(given[1:])
         elif given[:1] == ["report"]:
             write_report(given[1:])
+        elif given[:1] == ["tune"]:
+            tune(given[1:], check)
         elif asked := asked_in(given):
             train_seeds(asked, check)
         else:

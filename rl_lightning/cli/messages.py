@@ -162,7 +162,8 @@ SAYINGS: dict[str, Callable[[str, str], str]] = {  # of jsonargparse, each with 
     r"the following arguments are required: (.*)": _required,
     r"argument subcommand: invalid choice: (.*)": _subcommand,
     r'expected "subcommand" to be one of \{(.*)\}': lambda _, names: (
-        f"the subcommand is missing: give {re.sub(r',[ .]*$', '', names).replace(',', ', ')}, export, configs or report"
+        f"the subcommand is missing: give {re.sub(r',[ .]*$', '', names).replace(',', ', ')}, "
+        "export, configs, report or tune"
     ),
     r"(?:File|Path) [\w ]+: '(.*)'": _missing_file,
     r"(Unable to load config)": lambda key, _: (

@@ -207,7 +207,7 @@ def test_of_two_stray_values_the_first_is_named(refusal):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export, configs or report"),
+        ([], "the subcommand is missing: give fit, validate, test, predict, resume, export, configs, report or tune"),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (
             ["train"],

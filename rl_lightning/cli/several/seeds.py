@@ -125,7 +125,7 @@ def _begun(asked: Asked, check: Check) -> tuple[Group, float]:
     """A group that did not exist before, and the environment steps of each of its runs."""
     seeds = seeds_in(str(asked.seeds))
     checked = check(asked.args)
-    _check_apart(checked)
+    check_apart(checked)
     assert checked.folder is not None
     make(checked.folder)
     group = Group(checked.folder, seeds, asked.jobs, {}, [start_of(asked.given)])
@@ -141,7 +141,7 @@ def _gone_on(asked: Asked, check: Check) -> tuple[Group, float]:
             f"{given} is not allowed beside resume, where each run goes on from its own checkpoint: leave it out"
         )
     checked = check(["fit", "-c", str(group.settings), *flags])
-    _check_apart(checked)
+    check_apart(checked)
     for seed in group.seeds:
         if group.run(seed).checkpoints() and not group.is_finished(seed, checked.total_env_steps):
             check([*_resume(group, seed), *flags])
@@ -152,10 +152,14 @@ def _gone_on(asked: Asked, check: Check) -> tuple[Group, float]:
     return group, checked.total_env_steps
 
 
-def _check_apart(checked: Checked) -> None:
-    """Refuse settings by which the runs of several seeds would get in each other's way, or leave nothing behind."""
+def check_apart(checked: Checked) -> None:
+    """Refuse settings by which the runs of several seeds would get in each other's way, or leave nothing behind.
+
+    Raises:
+        UsageError: naming the setting.
+    """
     trainer = checked.settings["trainer"]
-    advice = "it leaves nothing behind to compare; try it without --seeds"
+    advice = "it leaves nothing behind to compare; try it with a single run"
     require(checked.folder is not None, "trainer.fast_dev_run", trainer["fast_dev_run"], advice)
     require(trainer["num_nodes"] == 1, "trainer.num_nodes", trainer["num_nodes"], "several seeds share one machine")
     advice = "its random numbers go on where they were, whatever the seed; give init_from for its networks"

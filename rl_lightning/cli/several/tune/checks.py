@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rl_lightning.cli.several.group import Check, Checked
+from rl_lightning.cli.several.seeds import check_apart
 from rl_lightning.cli.several.tune.space import Scalar, Space
 from rl_lightning.errors import UsageError, require
 
@@ -31,10 +32,9 @@ class Settings:
         self._check, self._given = check, ["fit", *(f"--config={config}" for config in configs), *flags]
         checked = self._checked()
         self._its = checked.settings
-        advice = "a search compares finished runs by their final test; leave it out"
-        for name in ("fast_dev_run", "limit_test_batches"):
-            value, allowed = self._its["trainer"][name], (False, 0) if name == "fast_dev_run" else (None, 1, 1.0)
-            require(value in allowed, f"trainer.{name}", value, advice)
+        check_apart(checked)
+        value, advice = self.value("trainer.limit_test_batches"), "a search compares final tests; leave it out"
+        require(value in (None, 1, 1.0), "trainer.limit_test_batches", value, advice)
         assert checked.folder is not None
         self.run_dir: Path = checked.folder  # where a run would be
 

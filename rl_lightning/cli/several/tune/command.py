@@ -13,17 +13,16 @@ from rl_lightning.cli.several.group import Check
 from rl_lightning.cli.several.processes import available_cores
 from rl_lightning.cli.several.tune.checks import Settings
 from rl_lightning.cli.several.tune.plan import PRUNERS, Folder, Plan
-from rl_lightning.cli.several.tune.space import Space, read_space
+from rl_lightning.cli.several.tune.space import read_space
 from rl_lightning.cli.several.tune.sweeps import write_sweep
 from rl_lightning.cli.shipped import config_path, spaces
 from rl_lightning.errors import UsageError, require
 
 TUNE = (
-    "Search for the settings with which a learner does best: Optuna proposes trials from the ones before, each is a run "
-    "of several seeds, and one that does worse than the median on its way is given up."
+    "Search for the settings with which a learner does best: Optuna proposes trials from the ones before, each has "
+    "several seeds, and one that does worse than the median of the others is given up on its way."
 )
-EPILOG = "Every other --KEY=VALUE is a setting of all runs, as of `rl-lightning fit`; one that is searched is then fixed."
-NOT_OF_A_TRIAL = ("--seed_everything", "--ckpt_path", "--trainer.fast_dev_run")
+EPILOG = "Every other --KEY=VALUE is a setting of all runs, as of `rl-lightning fit`, and is then not searched."
 PACKAGES = ("optuna", "matplotlib")
 
 
@@ -42,7 +41,7 @@ def tune(args: Sequence[str], check: Check) -> None:
     if given.resume is not None:
         _go_on(given, flags, check)
         return
-    require(bool(given.config), "config", None, "give the runs' config with -c FILE, or a name of `rl-lightning configs`")
+    require(bool(given.config), "config", None, "give the runs' config with -c FILE, or its name")
     require(given.space is not None, "space", None, f"give --space=FILE, or one of {', '.join(spaces())}")
     _check_flags(flags)
     space = read_space(given.space).without(flags)
@@ -50,7 +49,8 @@ def tune(args: Sequence[str], check: Check) -> None:
     seeds = _at_least_one("seeds", given.seeds, 3)
     if given.wandb_sweep is not None:
         for name in ("trials", "jobs", "pruner", "seed"):
-            require(getattr(given, name) is None, name, getattr(given, name), "W&B decides that of a sweep; leave it out")
+            value, advice = getattr(given, name), "W&B decides that of a sweep; leave it out"
+            require(value is None, name, value, advice)
         Settings(check, configs, flags).check(space)
         write_sweep(Path(given.wandb_sweep), space, given.config, flags, seeds)
         return
@@ -87,11 +87,15 @@ def _parser() -> PlainParser:
     parser.add_argument("-c", "--config", action="append", metavar="CONFIG", help="of the runs: a file, or a name")
     parser.add_argument("--space", help=f"what is searched: a file, or one of {', '.join(spaces())}")
     parser.add_argument("--trials", type=int, metavar="N", help="how many; 50 by default")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each trial, with the seeds 0, 1, ...; 3 by default")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of each trial, with the seeds 0, 1, ...; 3 by default"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; one for each core by default")
     parser.add_argument("--pruner", help=f"when a trial is given up: one of {', '.join(PRUNERS)}; median by default")
     parser.add_argument("--seed", type=int, metavar="N", help="of the search itself; 0 by default")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the search in this folder; takes --trials beside it")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with the search in this folder; takes --trials beside it"
+    )
     parser.add_argument("--wandb-sweep", metavar="FILE", help="write a sweep of W&B over the space, and search nothing")
     return parser
 
@@ -143,9 +147,10 @@ def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
 def _plan_in_words(plan: Plan, ended: int) -> str:
     searched = ", ".join(key.replace(".init_args", "") for key in plan.space.searched)
     done = f", {ended} of them done" if ended else ""
+    seeds = f"{plan.seeds} seed{'s' * (plan.seeds > 1)}"
     return (
-        f"{plan.trials} trials of {plan.seeds} seeds and {plan.env_steps:,} environment steps{done}; {plan.jobs} runs side "
-        f"by side\nSearched: {searched}"
+        f"{plan.trials} trials of {seeds} and {plan.env_steps:,} environment steps{done}\n"
+        f"Runs side by side: {plan.jobs}\nSearched: {searched}"
     )
 
 
@@ -153,8 +158,8 @@ def _check_flags(flags: Sequence[str]) -> None:
     for flag in flags:
         if not flag.startswith("--") or "=" not in flag:
             raise UsageError(f"{flag!r} stands alone: settings are given as --KEY=VALUE, config files as -c FILE")
-        if flag.startswith(NOT_OF_A_TRIAL):
-            raise UsageError(f"{flag} is not allowed: the runs of a search have the seeds 0, 1, ... and are whole; leave it out")
+        if flag.startswith("--seed_everything"):
+            raise UsageError(f"{flag} is not allowed: the runs of a search have the seeds 0, 1, ...; give --seeds=N")
 
 
 def _at_least_one(name: str, given: int | None, default: int) -> int:

@@ -1,6 +1,5 @@
 """Pictures of a search: its history, and the returns over each setting, with how much each matters."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from rl_lightning.cli.several.tune.plan import Plan
-from rl_lightning.cli.several.tune.space import Choice, Range, Scalar, as_text
-from rl_lightning.cli.several.tune.study import Study
+from rl_lightning.cli.several.tune.space import Choice, Range, as_text
+from rl_lightning.cli.several.tune.study import Study, value_of
 
 DONE, GIVEN_UP, BEST = "#1f77b4", "#999999", "#d62728"
 WIDTH, HEIGHT = 4.0, 3.0  # inches of one drawing
@@ -47,11 +46,12 @@ def draw(folder: Path, plan: Plan, study: Study) -> None:
 
 def _history(axes: Axes, study: Study) -> None:
     done, given_up = study.trials(TrialState.COMPLETE), study.trials(TrialState.PRUNED)
-    axes.scatter([t.number for t in done], [t.value for t in done], color=DONE, s=16, label="completed")
+    axes.scatter([t.number for t in done], [value_of(t) for t in done], color=DONE, s=16, label="completed")
     last = [(t.number, t.intermediate_values[t.last_step]) for t in given_up if t.last_step is not None]
     if last:
-        axes.scatter(*zip(*last, strict=True), color=GIVEN_UP, marker="x", s=16, label="pruned, at its last evaluation")
-    bests = [max(t.value or -math.inf for t in done[: place + 1]) for place in range(len(done))]
+        numbers, values = zip(*last, strict=True)
+        axes.scatter(numbers, values, color=GIVEN_UP, marker="x", s=16, label="pruned, at its last evaluation")
+    bests = [max(value_of(t) for t in done[: place + 1]) for place in range(len(done))]
     axes.step([t.number for t in done], bests, where="post", color=BEST, linewidth=1.2, label="the best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel("mean return of the seeds")
@@ -62,8 +62,8 @@ def _history(axes: Axes, study: Study) -> None:
 def _slice(axes: Axes, key: str, domain: Range | Choice, study: Study) -> None:
     done = study.trials(TrialState.COMPLETE)
     best = study.best(1)[0]
-    axes.scatter(_places(domain, key, done), [t.value for t in done], color=DONE, s=16)
-    axes.scatter(_places(domain, key, [best]), [best.value], color=BEST, s=30)
+    axes.scatter(_places(domain, key, done), [value_of(t) for t in done], color=DONE, s=16)
+    axes.scatter(_places(domain, key, [best]), [value_of(best)], color=BEST, s=30)
     if isinstance(domain, Choice):
         axes.set_xticks(range(len(domain.values)), [as_text(value) for value in domain.values])
         axes.set_xlim(-0.5, len(domain.values) - 0.5)
@@ -73,7 +73,7 @@ def _slice(axes: Axes, key: str, domain: Range | Choice, study: Study) -> None:
     _plain(axes)
 
 
-def _places(domain: Range | Choice, key: str, trials: Sequence[FrozenTrial]) -> list[Scalar]:
+def _places(domain: Range | Choice, key: str, trials: Sequence[FrozenTrial]) -> list[float]:
     values = [trial.params[key] for trial in trials]
     return [domain.values.index(value) for value in values] if isinstance(domain, Choice) else values
 

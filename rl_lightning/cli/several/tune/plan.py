@@ -97,6 +97,8 @@ class Folder(NamedTuple):
         """
         path = self.path / PLAN
         if not path.is_file():
-            raise UsageError(f"resume={str(self.path)!r} is not the folder of a search, it has no {PLAN}: give one that has")
+            raise UsageError(
+                f"resume={str(self.path)!r} is not the folder of a search, it has no {PLAN}: give one that has"
+            )
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Plan(**content | {"space": space_of(content["space"])})

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rl_lightning.cli.several.tune.plan import Folder, Plan
 from rl_lightning.cli.several.tune.space import Scalar
 from rl_lightning.cli.several.tune.study import Study
 
+LOOK = 2.0  # seconds from one look at the rows of running trials to the next
 STOPPED = {*EXIT_CODES.values(), *(-number for number in EXIT_CODES)}  # exit codes of runs that were told to stop
 
 
@@ -74,9 +76,13 @@ class Runs:
         return [math.nan if value is None else value for value in found]
 
     def values(self) -> dict[int, float]:
-        """Mean evaluations, by environment steps, over the seeds that run side by side before the others."""
+        """Mean evaluations by environment steps, over the seeds that run side by side before the others.
+
+        The last one is left out: it comes too late to save anything.
+        """
         first = [self.folders[seed] for seed in range(min(self._plan.seeds, self._plan.jobs))]
-        return means_at([evaluations_in(path / "metrics.csv") for path in first], self._plan.env_steps_per_epoch)
+        means = means_at([evaluations_in(path / "metrics.csv") for path in first], self._plan.env_steps_per_epoch)
+        return {step: mean for step, mean in means.items() if step < self._plan.env_steps}
 
     def note(self, seed: int, code: int) -> None:
         """A run has ended."""
@@ -104,6 +110,7 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
         UsageError: a run of an interrupted search is still under way.
     """
     running: dict[int, Runs] = {}
+    looked = time.monotonic()
 
     def trials() -> Iterator[Runs]:
         for trial in study.trials(study.RUNNING):
@@ -114,18 +121,28 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
     def jobs() -> Iterator[Job]:
         for runs in trials():
             running[runs.number] = runs
+            if runs.has_ended:  # the search was stopped just before it noted that
+                end(runs)
             for seed in runs.folders:
                 if seed not in runs.begun and not runs.is_over:
                     yield runs.job(seed)
-            if runs.has_ended:  # a search was stopped just before it noted that
-                _end(study, runs, say)
-                del running[runs.number]
+
+    def end(runs: Runs) -> None:
+        del running[runs.number]
+        say(_end(study, runs))
+
+    def look(runs: Runs) -> None:
+        if not runs.is_over:
+            runs.given_up_at = study.given_up_at(runs.number, runs.values())
 
     def unwanted() -> set[str]:
+        nonlocal looked
         names = set[str]()
+        if time.monotonic() - looked < LOOK:
+            return names
+        looked = time.monotonic()
         for runs in running.values():
-            if not runs.is_over and len(runs.ended) < plan.seeds:
-                runs.given_up_at = study.given_up_at(runs.number, runs.values())
+            look(runs)
             if runs.is_over and not runs.is_told:
                 runs.is_told = True
                 names |= {runs.name(seed) for seed in runs.begun - runs.ended}
@@ -135,10 +152,10 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
     for ended in side_by_side(jobs(), plan.jobs, unwanted=unwanted):
         number, seed = map(int, ended.job.name.split("/"))
         runs = running[number]
+        look(runs)  # whether a trial is given up depends on its evaluations alone, not on when they are looked at
         runs.note(seed, ended.code)
         if runs.has_ended:
-            _end(study, runs, say)
-            del running[number]
+            end(runs)
 
 
 def last_line(log: Path) -> str:
@@ -147,22 +164,21 @@ def last_line(log: Path) -> str:
     return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
 
-def _end(study: Study, runs: Runs, say: Callable[[str], None]) -> None:
-    number = runs.number
+def _end(study: Study, runs: Runs) -> str:
+    """Note how a trial has ended, and say it."""
+    number, returns = runs.number, runs.returns()
+    if runs.fault is None and runs.given_up_at is None and not all(map(math.isfinite, returns)):
+        runs.fault = f"returns {returns} are not all finite"
     if runs.fault is not None:
         study.fail(number, runs.fault)
-        say(f"trial {number} failed: {runs.fault}")
-    elif runs.given_up_at is not None:
+        return f"trial {number} failed: {runs.fault}"
+    if runs.given_up_at is not None:
         study.prune(number)
-        say(f"trial {number} pruned after {runs.given_up_at:,} environment steps")
-    elif all(map(math.isfinite, returns := runs.returns())):
-        value = study.complete(number, returns)
-        best = study.best(1)[0]
-        is_best = "the best so far" if best.number == number else f"best: trial {best.number}, {best.value:.1f}"
-        say(f"trial {number} reached {value:.1f} ({', '.join(f'{each:.1f}' for each in returns)}); {is_best}")
-    else:
-        study.fail(number, f"returns {returns} are not finite")
-        say(f"trial {number} failed: returns {returns} are not finite")
+        return f"trial {number} pruned after {runs.given_up_at:,} environment steps"
+    value, [best] = study.complete(number, returns), study.best(1)
+    is_best = "the best so far" if best.number == number else f"best: trial {best.number}, {best.value:.1f}"
+    of_seeds = f" ({', '.join(f'{each:.1f}' for each in returns)})" if len(returns) > 1 else ""
+    return f"trial {number} reached {value:.1f}{of_seeds}; {is_best}"
 
 
 def _check_free(study: Study, folder: Folder, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""A search space: which settings are searched, and what each may be. Read from YAML, and refused where it makes no sense."""
+"""A search space: which settings are searched, and what each may be. What makes no sense is refused."""
 
 import difflib
 import json
@@ -132,7 +132,9 @@ def read_space(given: str) -> Space:
     path = spaces().get(given, Path(given))
     if not path.is_file():
         near = difflib.get_close_matches(given, spaces(), n=1)
-        advice = f"did you mean {near[0]}?" if near else f"give the path of a YAML file, or one of {', '.join(spaces())}"
+        advice = (
+            f"did you mean {near[0]}?" if near else f"give the path of a YAML file, or one of {', '.join(spaces())}"
+        )
         raise UsageError(f"space={given!r} is not a file that can be read: {advice}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))

@@ -1,4 +1,4 @@
-"""Optuna's part of a search: what it proposes, when it gives a trial up, and its record, from which a search goes on."""
+"""Optuna's part of a search: what it proposes, when it gives a trial up, and the record of all trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ class Study:
 
     def best(self, count: int) -> list[FrozenTrial]:
         """Complete trials of the highest values, the highest first."""
-        return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: (-_value(trial), trial.number))[:count]
+        return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: (-value_of(trial), trial.number))[:count]
 
     def _propose(self, trial: Trial) -> dict[str, Scalar]:
         self._running[trial.number] = trial
@@ -125,7 +125,8 @@ def _suggested(trial: Trial, key: str, domain: Range | Choice) -> Scalar:
     return trial.suggest_float(key, domain.low, domain.high, log=domain.log)
 
 
-def _value(trial: FrozenTrial) -> float:
+def value_of(trial: FrozenTrial) -> float:
+    """The value of a trial that was completed."""
     assert trial.value is not None
     return trial.value
 

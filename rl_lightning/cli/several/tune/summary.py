@@ -28,14 +28,16 @@ def write_best(folder: Folder, plan: Plan, study: Study, settings: Settings) -> 
     if not best:
         failed = [trial.user_attrs[REASON] for trial in study.trials() if REASON in trial.user_attrs]
         reason = f"the last one that failed: {failed[-1]}" if failed else "none has ended yet"
-        raise UsageError(f"no trial of {len(study.trials())} was completed, {reason}; logs: {folder.path}/trial-*/*/output.log")
+        raise UsageError(
+            f"no trial of {len(study.trials())} was completed, {reason}; logs: {folder.path}/trial-*/*/output.log"
+        )
     [trial] = best
     flags = [*plan.space.flags(trial.params), f"--seed_everything={plan.seeds}"]
     head = (
         f"# The best of {len(study.trials())} trials of {folder.path}: trial {trial.number}, written "
         f"{datetime.now(UTC).isoformat(timespec='seconds')}.\n"
-        f"# {TEST} {trial.value:.1f}, the mean of the seeds 0 to {plan.seeds - 1}. Chosen as the highest, it is too high: "
-        "judge the settings by other seeds.\n"
+        f"# {TEST} {trial.value:.1f}, the mean of the seeds 0 to {plan.seeds - 1}. It was chosen as the highest, so it "
+        "is too high: judge the settings by other seeds.\n"
         f"# Searched: {', '.join(plan.space.flags(trial.params))}\n"
     )
     write_whole(folder.best, head + settings.text(flags))
@@ -64,8 +66,8 @@ def advice(folder: Folder, plan: Plan, study: Study) -> str:
     fresh = f"{plan.seeds}..{plan.seeds + JUDGES - 1}"
     return (
         f"{table(plan, study.best(SHOWN))}\n"
-        f"Caution: trial {best.number} is the highest of {count}, so its return is partly luck. Other seeds tell how good "
-        "the settings are:\n"
+        f"Caution: trial {best.number} is the highest of {count}, so its return is partly luck. Other seeds tell how "
+        "good the settings are:\n"
         f"  judge     {program} fit -c {quote(str(folder.best))} --seeds={fresh}\n"
         f"Search folder: {folder.path}\n"
         f"  more      {program} tune --resume {path} --trials={2 * count}"
