@@ -63,7 +63,8 @@ SETTINGS = (
 )
 DESCRIPTIONS = {
     "fit": "Train, then evaluate the final policy. Makes a folder for the run, with its config, metrics, checkpoints "
-    "and offline W&B run." + SETTINGS,
+    "and offline W&B run. --seeds=0..4 (or 5, or 0,3,7) trains a run for each seed, side by side, in one folder; "
+    "--jobs=N so many at once, as many as there are processor cores by default." + SETTINGS,
     "validate": "Evaluate a checkpoint (--ckpt_path) on data.eval_episodes episodes." + SETTINGS,
     "test": "Evaluate a checkpoint (--ckpt_path) on data.test_episodes episodes." + SETTINGS,
     "predict": "Record data.eval_episodes episodes of a checkpoint (--ckpt_path) into episodes.pt; with "
@@ -72,7 +73,8 @@ DESCRIPTIONS = {
 RESUME = (
     "Go on with a run, in its own folder and with its own settings, from its last checkpoint: metrics.csv and the W&B "
     "run go on too. A flag wins over the run's setting, and one that cannot is refused. A finished run goes on with "
-    "more environment steps: --data.total_env_steps=N. Schedules follow the new length."
+    "more environment steps: --data.total_env_steps=N. Schedules follow the new length. A folder of several seeds "
+    "goes on as one."
 )
 
 

@@ -124,7 +124,7 @@ def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        root = str(folder.parents[1])
+        root = str(folder.parent.parent)
         advice = f"no run folder can be made in it ({error.strerror}); give a folder that can be written to"
         raise UsageError(f"trainer.default_root_dir={root!r} is not allowed: {advice}") from error
 

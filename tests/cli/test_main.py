@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,14 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_the_offline_wandb_run
 ) -> None:
     folder, _ = finished_run
     assert re.fullmatch(r"sac-pendulum-v1/\d{8}-\d{6}-[0-9a-f]{4}", f"{folder.parent.name}/{folder.name}")
-    assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "metrics.csv", "checkpoints", "wandb"}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock", "config.yaml", "metrics.csv", "run.json", "checkpoints", "wandb"
+    }  # fmt: skip
+    [start] = json.loads((folder / "run.json").read_text())["starts"]
+    assert start["command"] == shlex.join(["rl-lightning", "fit", "-c", PENDULUM, *QUICK])
+    assert start["python"] == platform.python_version()
+    assert start["versions"]["torch"] == torch.__version__
+    assert datetime.fromisoformat(start["time"]).utcoffset() == timedelta(0)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     [wandb_run] = folder.glob("wandb/offline-run-*/run-*.wandb")
     records = records_of(wandb_run)

@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_in_its_folder_and_logs_the_rows_of_one_that_was_no
     assert "KillAt" not in (unfinished / "config.yaml").read_text()
     assert len(list(Path("runs").glob("*/*"))) == 1
     names = {path.name for path in unfinished.iterdir()}
-    assert names == {".lock", "checkpoints", "config-128.yaml", "config.yaml", "metrics.csv"}
+    assert names == {".lock", "checkpoints", "config-128.yaml", "config.yaml", "metrics.csv", "run.json"}
 
 
 def test_a_run_killed_in_its_final_test_has_the_test_left_to_do(

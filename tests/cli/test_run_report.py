@@ -1,12 +1,16 @@
 """`rl-lightning report`: what stands on the page of a run, and what is refused in one line."""
 
+import platform
 import re
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from rl_lightning import __version__
 from rl_lightning.cli.main import main
+from rl_lightning.cli.run_file import note_start
 from rl_lightning.cli.run_report import drawings
 from rl_lightning.cli.run_report.curves import curves_of
 from rl_lightning.cli.run_report.facts import CONFIGS, settings, shipped_config
@@ -47,6 +51,8 @@ def refusal(*args: str) -> str:
 def test_the_page_has_curves_meanings_evaluations_films_and_settings_and_loads_nothing(run, monkeypatch, capsys):
     (run / "videos/64-0.mp4").write_bytes(b"small")
     (run / "videos/128-0.mp4").write_bytes(b"large" * 10)
+    note_start(run, ["fit", "-c", "ppo/cartpole"])
+    note_start(run, ["resume", "here & there"])
     monkeypatch.setattr("rl_lightning.cli.run_report.page.EMBEDDED", 20)
     main(["report", str(run)])
     assert str(run / "report.html") in capsys.readouterr().out
@@ -59,6 +65,8 @@ def test_the_page_has_curves_meanings_evaluations_films_and_settings_and_loads_n
         "train/policy_loss",
         "user/&lt;b&gt;",
     ]
+    assert "rl-lightning fit -c ppo/cartpole; then rl-lightning resume &#x27;here &amp; there&#x27;" in page
+    assert f"Python {platform.python_version()}, rl_lightning {__version__}, torch {version('torch')}" in page
     assert "20.0&nbsp;±&nbsp;3.0" in page
     assert "25.0&nbsp;±&nbsp;4.0" in page
     assert '<svg class="tex"' in page

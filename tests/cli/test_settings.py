@@ -119,7 +119,7 @@ def test_random_networks_are_not_evaluated(command, capsys):
 
 def test_checkpoints_can_be_turned_off():
     out = run("fit", "--trainer.enable_checkpointing=false")
-    assert {path.name for path in folder_of().iterdir()} - {".lock"} == {"config.yaml", "metrics.csv"}
+    assert {path.name for path in folder_of().iterdir()} - {".lock"} == {"config.yaml", "metrics.csv", "run.json"}
     assert "No checkpoint was saved, so this is the last of the policy" in out
     assert "resume" not in out
     assert "--ckpt_path" not in out

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rl_lightning.cli.run_file import Start
 from rl_lightning.cli.runs import NAME, Run
 from rl_lightning.cli.shipped import CONFIGS
 
-PACKAGES = ("rl_lightning", "torch", "lightning", "gymnasium", "numpy")
 ABSENT = "<unset>"
 
 
@@ -51,12 +51,9 @@ def shipped_config(its: dict[str, Any], folder: Path = CONFIGS) -> tuple[str, di
     return min(found, key=lambda each: len(each[1]), default=None)
 
 
-def versions(run: Run) -> dict[str, str]:
-    """Of packages, as W&B noted them when the run was last begun; empty where it did not."""
-    noted = sorted(run.folder.glob("wandb/*run-*/files/requirements.txt"))
-    lines = noted[-1].read_text().splitlines() if noted else []
-    its = dict(line.partition("==")[::2] for line in lines)
-    return {name: its[name] for name in PACKAGES if name in its}
+def versions(start: Start) -> dict[str, str]:
+    """Of Python and packages, under which a command has run."""
+    return {"Python": start["python"], **start["versions"]}
 
 
 def wall_seconds(run: Run) -> float | None:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from rl_lightning.callbacks.metrics_csv import Row
+from rl_lightning.cli.run_file import starts
 from rl_lightning.cli.run_report.curves import evaluations
 from rl_lightning.cli.run_report.drawings import Curve, equation, svg
 from rl_lightning.cli.run_report.facts import films, settings, shipped_config, versions, wall_seconds
@@ -73,7 +74,7 @@ def page(run: Run, rows: Sequence[Row], groups: Mapping[str, Sequence[Curve]]) -
 def _facts(run: Run, rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     steps = max(float(row.get("env_steps", 0)) for row in rows)
     speeds = [float(row["time/env_steps_per_second"]) for row in rows if "time/env_steps_per_second" in row]
-    seconds, noted = wall_seconds(run), versions(run)
+    seconds, noted = wall_seconds(run), starts(run.folder)
     total = its.get("data.total_env_steps")
     facts = {"Environment steps": f"{steps:,.0f}" + (f" of {total:,}" if isinstance(total, int) else "")}
     if seconds is not None:
@@ -81,9 +82,11 @@ def _facts(run: Run, rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     if speeds:
         facts["Speed"] = f"{median(speeds):,.0f} environment steps per second, the median of {len(speeds)} rows"
     facts["Seed"] = str(its.get("seed_everything"))
-    facts["Versions"] = (
-        ", ".join(f"{package} {version}" for package, version in noted.items()) or "not noted by the run"
-    )
+    facts["Commands"] = "; then ".join(start["command"] for start in noted) or "not noted by the run"
+    if noted:
+        facts["Versions"] = ", ".join(f"{package} {version}" for package, version in versions(noted[-1]).items())
+        facts["Processor"] = f"{noted[-1]['processor']}, {noted[-1]['cores']} cores"
+        facts["Commit"] = noted[-1]["commit"] or "none: the folder of the command was no git repository"
     facts["The run again"] = f"rl-lightning fit -c {quote(str(run.config))}"
     return _table([], [[f"<b>{key}</b>", escape(value)] for key, value in facts.items()])
 

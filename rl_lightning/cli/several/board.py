@@ -29,27 +29,23 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.env_steps, self.evaluation = 0, float("nan")
-        self._path, self._file_number, self._position, self._columns = path, 0, 0, list[str]()
+        self._path, self._header, self._position = path, b"", 0
 
     def look(self) -> None:
-        """Read on; from the start, where the file is another one: a new column has come, or rows were cut off."""
+        """Read on; from the start, where the file has been exchanged: a new column has come, or rows were cut off."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
-            number = self._path.stat().st_ino
-            if number != self._file_number:
-                self._file_number, self._position, self._columns = number, 0, []
+            header = file.readline()
+            if header != self._header or self._path.stat().st_size < self._position:
+                self._header, self._position = header, len(header)
             file.seek(self._position)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._position += len(whole)
-        for row in csv.reader(whole.decode().splitlines()):
-            if not self._columns:
-                self._columns = row
-                continue
-            values = dict(zip(self._columns, row, strict=False))
-            self.env_steps = int(float(values.get("env_steps") or self.env_steps))
-            self.evaluation = float(values.get("val/return_mean") or self.evaluation)
+        for row in csv.DictReader([header.decode(), *whole.decode().splitlines()]):
+            self.env_steps = int(float(row.get("env_steps") or self.env_steps))
+            self.evaluation = float(row.get("val/return_mean") or self.evaluation)
 
 
 class Board:
@@ -104,7 +100,8 @@ class Board:
     def _tell(self) -> None:
         for seed in self._rows if self._is_due(TOLD) else ():
             if self._states[seed] == "trains" and self._rows[seed].env_steps:
-                self._say(f"seed {seed}: {self._steps(seed)} environment steps, {self._evaluation(seed)}")
+                parts = [f"{self._steps(seed)} environment steps", self._evaluation(seed)]
+                self._say(f"seed {seed}: {', '.join(filter(None, parts))}")
 
     def _draw(self, live: Live) -> None:
         if self._is_due(DRAWN):

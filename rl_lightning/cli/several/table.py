@@ -1,5 +1,6 @@
 """How the runs of several seeds have ended."""
 
+import re
 import signal
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,6 +13,7 @@ from rl_lightning.cli.report import program_name
 from rl_lightning.cli.several.group import Group
 
 STOPPED = {*EXIT_CODES.values(), *(-number for number in EXIT_CODES)}  # exit codes of what was asked to stop
+ERROR = re.compile(r"error: |[\w.]*(Error|Exception)(: |$)")  # our own, or the last of a traceback
 LAST_LINES = 20  # of a log, in which an error is looked for
 
 
@@ -58,5 +60,5 @@ def _reason(code: int, log: Path) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines[-LAST_LINES:] if line.startswith("error: ")]
+    errors = [line.removeprefix("error: ") for line in lines[-LAST_LINES:] if ERROR.match(line)]
     return (errors or lines or [f"exit code {code}"])[-1]
