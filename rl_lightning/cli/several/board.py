@@ -53,13 +53,12 @@ class Board:
 
     Args:
         group: of the runs.
-        total: environment steps of each.
     """
 
-    def __init__(self, group: Group, total: float) -> None:
-        self._total, self._console = total, Console(highlight=False)
+    def __init__(self, group: Group) -> None:
+        self._total, self._console = group.total_env_steps, Console(highlight=False)
         self._rows = {seed: Rows(group.run(seed).folder / "metrics.csv") for seed in group.seeds}
-        self._states = {seed: "finished" if group.is_finished(seed, total) else "waits" for seed in group.seeds}
+        self._states = {seed: "finished" if group.is_finished(seed) else "waits" for seed in group.seeds}
         self._due = time.monotonic()
 
     @contextmanager

@@ -47,6 +47,7 @@ class Group:
     Attributes:
         folder: where it lies.
         seeds: of the runs.
+        total_env_steps: environment steps of each run.
         jobs: how many runs are trained at once; None for as many as there are cores.
         seconds: by seed, how long its run has been trained and tested, so far.
         starts: the commands that began the group and went on with it.
@@ -54,6 +55,7 @@ class Group:
 
     folder: Path
     seeds: list[int]
+    total_env_steps: float
     jobs: int | None
     seconds: dict[int, float]
     starts: list[Start]
@@ -76,10 +78,10 @@ class Group:
         tests = [row for row in read_rows(self.run(seed).folder / "metrics.csv")[0] if TEST in row]
         return Test(float(tests[-1][TEST]), float(tests[-1]["test/return_std"])) if tests else None
 
-    def is_finished(self, seed: int, total_env_steps: float) -> bool:
+    def is_finished(self, seed: int) -> bool:
         """Whether a seed's run has its final test behind it, after all environment steps."""
         rows = read_rows(self.run(seed).folder / "metrics.csv")[0]
-        return bool(rows) and TEST in rows[-1] and float(rows[-1]["env_steps"]) >= total_env_steps
+        return bool(rows) and TEST in rows[-1] and float(rows[-1]["env_steps"]) >= self.total_env_steps
 
     def save(self, settings: Mapping[str, Any] | None = None) -> None:
         """Write it down; with the settings, where they are given."""

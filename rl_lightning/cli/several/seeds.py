@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def seeds_in(text: str) -> list[int]:
     elif ends := re.fullmatch(r"([0-9]+)\.\.([0-9]+)", text):
         first, last = int(ends[1]), int(ends[2])
     else:
-        numbers = text.removeprefix("[").removesuffix("]")
+        numbers = text[1:-1] if text[:1] + text[-1:] == "[]" else text
         require(bool(re.fullmatch("[0-9]+(,[0-9]+)*", numbers)), "seeds", text, FORMS)
         seeds = [int(number) for number in numbers.split(",")]
         require(max(seeds) < 2**32, "seeds", text, "a seed is at most 2**32 - 1")
@@ -101,10 +102,58 @@ def train_seeds(asked: Asked, check: Check) -> None:
         raise UsageError(
             "--seed_everything is not allowed beside several seeds, which are given by --seeds: leave it out"
         )
-    group, total = _begun(asked, check) if asked.seeds is not None else _gone_on(asked, check)
-    lock, board = FolderLock(group.folder), Board(group, total)
-    codes = {seed: 0 if group.is_finished(seed, total) else None for seed in group.seeds}
+    group = _begun(asked, check) if asked.seeds is not None else group_in(Path(asked.args[1]))
+    with _alone_in(group.folder):
+        if asked.seeds is None:
+            _change(group, asked, check)
+        codes = _train(group)
+    if any(codes.values()):
+        sys.exit(1)
+
+
+def _begun(asked: Asked, check: Check) -> Group:
+    """A group that did not exist before."""
+    seeds = seeds_in(str(asked.seeds))
+    checked = check(asked.args)
+    check_apart(checked)
+    assert checked.folder is not None
+    make(checked.folder)
+    group = Group(checked.folder, seeds, checked.total_env_steps, asked.jobs, {}, [start_of(asked.given)])
+    group.save(checked.settings)
+    return group
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    lock = FolderLock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _change(group: Group, asked: Asked, check: Check) -> None:
+    """Give a group that goes on the settings that are asked for."""
+    flags = asked.args[2:]
+    if given := next((flag for flag in flags if flag.startswith(("--ckpt_path", "--init_from"))), None):
+        raise UsageError(
+            f"{given} is not allowed beside resume, where each run goes on from its own checkpoint: leave it out"
+        )
+    checked = check(["fit", "-c", str(group.settings), *flags])
+    check_apart(checked)
+    group.total_env_steps, group.jobs = checked.total_env_steps, asked.jobs or group.jobs
+    begun = [seed for seed in group.seeds if group.run(seed).checkpoints() and not group.is_finished(seed)]
+    for seed in begun[:1]:  # what is refused of one is refused of all
+        check([*_resume(group, seed), *flags])
+    group.starts.append(start_of(asked.given))
+    group.save(checked.settings)
+
+
+def _train(group: Group) -> dict[int, int | None]:
+    """Train all runs that are unfinished, and print how all have ended; return exit codes by seed."""
+    codes = {seed: 0 if group.is_finished(seed) else None for seed in group.seeds}
     at_once = min(group.jobs or len(available_cores()), len(codes))  # where some are finished too: as many threads
+    board = Board(group)
     try:
         with board.shown() as draw:
             todo = [seed for seed, code in codes.items() if code is None]
@@ -115,41 +164,8 @@ def train_seeds(asked: Asked, check: Check) -> None:
                 group.save()
                 board.end(seed, ended.code)
     finally:
-        lock.release()
         print(table(group, codes))
-    if any(codes.values()):
-        sys.exit(1)
-
-
-def _begun(asked: Asked, check: Check) -> tuple[Group, float]:
-    """A group that did not exist before, and the environment steps of each of its runs."""
-    seeds = seeds_in(str(asked.seeds))
-    checked = check(asked.args)
-    check_apart(checked)
-    assert checked.folder is not None
-    make(checked.folder)
-    group = Group(checked.folder, seeds, asked.jobs, {}, [start_of(asked.given)])
-    group.save(checked.settings)
-    return group, checked.total_env_steps
-
-
-def _gone_on(asked: Asked, check: Check) -> tuple[Group, float]:
-    """The group that is to go on, with the settings that are given, and the environment steps of each of its runs."""
-    group, flags = group_in(Path(asked.args[1])), asked.args[2:]
-    if given := next((flag for flag in flags if flag.startswith(("--ckpt_path", "--init_from"))), None):
-        raise UsageError(
-            f"{given} is not allowed beside resume, where each run goes on from its own checkpoint: leave it out"
-        )
-    checked = check(["fit", "-c", str(group.settings), *flags])
-    check_apart(checked)
-    for seed in group.seeds:
-        if group.run(seed).checkpoints() and not group.is_finished(seed, checked.total_env_steps):
-            check([*_resume(group, seed), *flags])
-            break
-    group.jobs = asked.jobs or group.jobs
-    group.starts.append(start_of(asked.given))
-    group.save(checked.settings)
-    return group, checked.total_env_steps
+    return codes
 
 
 def check_apart(checked: Checked) -> None:
@@ -173,10 +189,8 @@ def check_apart(checked: Checked) -> None:
 
 def _found(settings: Any, name: str, place: str = "") -> Iterator[tuple[str, Any]]:
     """Settings that are called so, wherever they stand: their keys, as they are typed, and values."""
-    items = (
-        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
-    )
-    for key, value in items:
+    inside = dict(enumerate(settings)) if isinstance(settings, list) else settings
+    for key, value in inside.items() if isinstance(inside, dict) else ():
         inner = place if key == "init_args" else f"{place}.{key}".lstrip(".")
         if key == name:
             yield inner, value

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 from test_main import rows
 
+from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.main import main
 from rl_lightning.cli.several.board import Board, Rows
 from rl_lightning.cli.several.group import Group, group_in
@@ -126,6 +127,9 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
         "--ckpt_path=last": "--ckpt_path=last is not allowed beside resume",
     }.items():
         assert fragment in refused("resume", str(stopped), longer, flag)
+    lock = FolderLock(stopped)
+    assert "is in use by process" in refused("resume", str(stopped), longer)
+    lock.release()
     assert {path: path.read_bytes() for path in before} == before
     assert len(group_in(stopped).starts) == 3
 
@@ -145,6 +149,7 @@ def refused(*args: str) -> str:
         (["--seeds=0"], "seeds='0' is not allowed: these are none; give how many"),
         (["--seeds="], "seeds='' is not allowed: give how many"),
         (["--seeds=[]"], "seeds='[]' is not allowed: give how many"),
+        (["--seeds=[1,2"], "seeds='[1,2' is not allowed: give how many"),
         (["--seeds=4..0"], "seeds='4..0' is not allowed: these are none"),
         (["--seeds=-1..3"], "seeds='-1..3' is not allowed: give how many"),
         (["--seeds=1,2,1"], "seeds='1,2,1' is not allowed: one is there twice"),
@@ -195,10 +200,10 @@ def test_rows_are_read_on_where_lines_come_and_anew_where_the_file_is_exchanged(
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_the_lines_of_all_seeds_fit_into_the_terminal(width: int, tmp_path: Path) -> None:
-    group = Group(tmp_path, [0, 10], None, {}, [])
+    group = Group(tmp_path, [0, 10], 1_000_000, None, {}, [])
     (tmp_path / "seed-10").mkdir()
     (tmp_path / "seed-10/metrics.csv").write_text("env_steps,val/return_mean\n250000,-1234.5\n")
-    board = Board(group, 1_000_000)
+    board = Board(group)
     board.begin(10)
     with board.shown() as draw:
         draw()

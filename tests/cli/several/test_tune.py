@@ -31,7 +31,10 @@ QUICK = [
     "--model.network.hidden_sizes=[8]", "--trainer.accelerator=cpu", "--trainer.logger=false",
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
-BARE = {"trainer": {"num_nodes": 1, "limit_test_batches": None, "logger": False}, "ckpt_path": None}
+BARE: dict[str, Any] = {
+    "trainer": {"fast_dev_run": False, "num_nodes": 1, "limit_test_batches": None, "logger": False},
+    "ckpt_path": None,
+}
 
 
 def plan_of(space: Space = SMALL, **others: Any) -> Plan:
@@ -158,13 +161,12 @@ def test_what_cannot_be_searched_is_refused_in_one_line_and_leaves_nothing_behin
             "--seed_everything=3 is not allowed: the runs of a search have the seeds 0, 1",
         ),
         ([*base, "stray"], "'stray' stands alone"),
-        ([*base, "--trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 is not allowed"),
         ([*base, "--wandb-sweep=a.yaml", "--jobs=2"], "jobs=2 is not allowed: W&B decides that"),
         (["--resume=none"], "resume='none' is not the folder of a search, it has no search.yaml"),
         (["--resume=none", "--seeds=2"], "--seeds is not allowed beside --resume"),
     ]:
         assert told in refusal(*args)
-    Path("mine.yaml").write_text("model.gamma: {min: 0.5, max: 1.5}\nmodel.gae_lambda: {values: [0.5, 1.0]}\n")
+    Path("mine.yaml").write_text("model.gamma: {min: 1.5, max: 2.0}\n")
     assert (
         refusal("-c", "a2c/cartpole", "--space=mine.yaml") == "error: gamma=1.5 is not allowed: give a number in [0, 1]"
     )
@@ -189,6 +191,9 @@ def test_values_that_fit_takes_one_by_one_are_no_mistake_where_it_does_not_take_
         return Checked(Path("run"), BARE, 0.0)
 
     Settings(checked, [], ["--c=1"]).check(space_of({"a": {"values": [0, 1, 2]}, "b": {"min": 0, "max": 1}}))
+    untested = BARE | {"trainer": BARE["trainer"] | {"limit_test_batches": 0}}
+    with pytest.raises(UsageError, match=r"trainer\.limit_test_batches=0 is not allowed"):
+        Settings(lambda args: Checked(Path("run"), untested, 0.0), [], [])
     both = [["--a=0", "--b=0"], ["--a=1", "--b=1"], ["--a=2", "--b=1"]]
     assert tried == [["--c=1", *flags] for flags in ([], *both[:2], ["--a=1"], ["--b=1"], both[2])]
 
@@ -321,8 +326,8 @@ def search_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_value_of_a_trial_is_the_mean_of_its_seeds_and_one_that_fails_does_not_end_the_search(search_with) -> None:
     space = space_of({"model.gamma": {"values": [0.5, 0.6, 0.99]}})
-    lines, study = search_with(plan_of(space, trials=12, seeds=3, jobs=2))
-    completed = {trial.params["model.gamma"]: trial for trial in study.best(12)}
+    lines, study = search_with(plan_of(space, trials=6, seeds=3, jobs=2))
+    completed = {trial.params["model.gamma"]: trial for trial in study.best(6)}
     assert {gamma: trial.value for gamma, trial in completed.items()} == {0.5: 51.0, 0.6: 61.0}
     assert completed[0.5].user_attrs["returns"] == [50.0, 51.0, 52.0]
     failed = [line for line in lines if "failed" in line]
@@ -330,7 +335,7 @@ def test_the_value_of_a_trial_is_the_mean_of_its_seeds_and_one_that_fails_does_n
     assert {line.partition(": ")[2] for line in failed} <= {
         f"seed {seed}: RuntimeError: gamma is too high" for seed in range(3)
     }
-    assert len(lines) == study.count_ended() == 12
+    assert len(lines) == study.count_ended() == 6
 
 
 def test_a_trial_that_does_worse_than_the_median_is_told_to_stop_on_its_way(search_with, tmp_path: Path) -> None:
