@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from rl_lightning.algorithms.ranges import RANGES
+from rl_lightning.callbacks import WandbRun
 from rl_lightning.cli.main import check, main
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.tune import command
@@ -21,7 +23,9 @@ from rl_lightning.cli.several.tune.plan import Folder, Plan
 from rl_lightning.cli.several.tune.space import Space, read_space, space_of
 from rl_lightning.cli.several.tune.sweeps import sweep
 from rl_lightning.cli.shipped import shipped, spaces
+from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.errors import UsageError
+from rl_lightning.fast.settings import settings_of_wandb
 
 LR = "model.policy_optimizer.init_args.lr"
 SMALL = space_of({"model.gamma": {"min": 0.8, "max": 0.99}, "model.ent_coef": {"values": [0.0, 0.01]}})
@@ -469,3 +473,29 @@ def test_the_command_line_of_an_agent_is_one_that_fit_takes(monkeypatch: pytest.
     assert settings["data"]["init_args"]["rollout_steps"] == 5
     assert settings["seed_everything"] == 1
     assert settings["trainer"]["logger"]["init_args"]["offline"] is False
+
+
+def test_in_an_agent_a_run_keeps_the_id_that_the_agent_gives_and_names_no_project(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc123")
+    monkeypatch.setenv("WANDB_RUN_ID", "x1y2z3")
+    described = Namespace(class_path="rl_lightning.callbacks.WandbRun", init_args=Namespace(id=None, offline=True))
+    prepare_wandb(described, Path("runs/a2c-cartpole-v1/20260101-120000-ab12"), is_new=True)
+    assert described.init_args.id == "x1y2z3", "resumed later, the run goes on as the same W&B run"
+    logger = WandbRun(id="x1y2z3")
+    config = Namespace(
+        model=Namespace(class_path="a.A2C", init_args=Namespace()),
+        data=Namespace(init_args=Namespace(env_id="CartPole-v1")),
+    )
+    name_run(logger, Path("runs/a2c-cartpole-v1/20260101-120000-ab12"), config)
+    settings = settings_of_wandb(logger)
+    assert not {"id", "project", "entity"} & {*settings}
+    assert settings["name"] == "20260101-120000-ab12"
+
+
+def test_runs_of_two_searches_are_different_wandb_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    described = Namespace(class_path="rl_lightning.callbacks.WandbRun", init_args=Namespace(id=None, offline=True))
+    prepare_wandb(described, Path("runs/a2c-e/tune-20260101-120000-ab12/trial-0003/seed-1"), is_new=True)
+    assert described.init_args.id == "tune-20260101-120000-ab12-trial-0003-seed-1"
