@@ -62,9 +62,12 @@ def test_a_shipped_space_names_settings_of_its_learners_configs_and_values_in_th
     space = read_space(name)
     configs = [path for config, path in shipped().items() if config.startswith(f"{name}/")]
     assert configs
+    as_they_stand = []
     for path in configs:
         settings = Settings(lambda args: Checked(Path("run"), settings_of(path), 0.0), [], [])  # noqa: B023
         assert all(settings.value(key) is not None for key in [*space.searched, *space.same])
+        as_they_stand.append(settings.params(space))
+    assert any(as_they_stand), "a search begins with the config as it stands"
     for key, domain in space.searched.items():
         allowed, _ = RANGES.get(key.removeprefix("model."), (lambda value: True, ""))
         assert all(allowed(value) for value in domain.ends()), key

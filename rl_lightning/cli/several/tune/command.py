@@ -126,8 +126,12 @@ def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
 
     lock = FolderLock(folder.path)
     try:
-        study = Study(folder.journal, plan, settings.params(plan.space))
-        print(f"Search folder: {folder.path}\n{_plan_in_words(plan, study.count_ended())}", flush=True)
+        first = settings.params(plan.space)
+        study = Study(folder.journal, plan, first)
+        print(f"Search folder: {folder.path}\n{_plan_in_words(plan, study.count_ended())}")
+        print(
+            "Trial 0 is the config as it stands" if first else "The config as it stands is not in the space", flush=True
+        )
         try:
             search(folder, plan, study, lambda line: print(line, flush=True))
         except SystemExit:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -69,6 +70,8 @@ def _slice(axes: Axes, key: str, domain: Range | Choice, study: Study) -> None:
         axes.set_xlim(-0.5, len(domain.values) - 0.5)
     else:
         axes.set_xscale("log" if domain.log else "linear")
+        axes.set_xlim(domain.low, domain.high)
+        axes.xaxis.set_minor_formatter(NullFormatter())  # labels between decades would lie on each other
     axes.set_ylabel("mean return")
     _plain(axes)
 

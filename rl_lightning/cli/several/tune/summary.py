@@ -33,12 +33,13 @@ def write_best(folder: Folder, plan: Plan, study: Study, settings: Settings) -> 
         )
     [trial] = best
     flags = [*plan.space.flags(trial.params), f"--seed_everything={plan.seeds}"]
+    seeds = f"the mean of the seeds 0 to {plan.seeds - 1}" if plan.seeds > 1 else "with seed 0"
     head = (
         f"# The best of {len(study.trials())} trials of {folder.path}: trial {trial.number}, written "
         f"{datetime.now(UTC).isoformat(timespec='seconds')}.\n"
-        f"# {TEST} {trial.value:.1f}, the mean of the seeds 0 to {plan.seeds - 1}. It was chosen as the highest, so it "
-        "is too high: judge the settings by other seeds.\n"
-        f"# Searched: {', '.join(plan.space.flags(trial.params))}\n"
+        f"# {TEST} {trial.value:.1f}, {seeds}. It was chosen as the highest, so it is too high: judge the settings by "
+        "other seeds.\n"
+        f"# Searched: {' '.join(map(quote, plan.space.flags(trial.params)))}\n"
     )
     write_whole(folder.best, head + settings.text(flags))
 
