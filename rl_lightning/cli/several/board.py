@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from rl_lightning.cli.several.group import Group
+from rl_lightning.cli.several.table import outcome
 
 DRAWN = 0.5  # seconds from one drawing to the next
 TOLD = 60.0  # seconds from one line on a run to the next, where nobody may be there to look
@@ -81,8 +82,8 @@ class Board:
 
     def end(self, seed: int, code: int) -> None:
         """Note that a seed's run has ended."""
-        self._states[seed] = "failed" if code else "finished"
-        self._say(f"seed {seed} has {'failed' if code else 'finished'}")
+        self._states[seed] = outcome(code)
+        self._say(f"seed {seed} has {outcome(code)}")
 
     def _say(self, line: str) -> None:
         if not self._console.is_interactive:

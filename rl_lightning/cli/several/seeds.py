@@ -42,7 +42,7 @@ def asked_in(given: Sequence[str]) -> Asked | None:
     Raises:
         UsageError: `--seeds` or `--jobs` where they mean nothing.
     """
-    if given[:1] not in (["fit"], ["resume"]) or {"-h", "--help"} & {*given}:
+    if not {"fit", "resume"} & {*given[:1]} or {"-h", "--help"} & {*given}:
         return None
     parser = PlainParser(f"rl-lightning {given[0]}", add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds")

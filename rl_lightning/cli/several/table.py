@@ -28,7 +28,7 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
     lines = [("seed", "return", "time", "folder")]
     for seed, code in codes.items():
         test = tests.get(seed)
-        result = f"{test.mean:,.1f} ± {test.std:,.1f}" if test else _state(code)
+        result = f"{test.mean:,.1f} ± {test.std:,.1f}" if test else outcome(code)
         time = str(timedelta(seconds=round(group.seconds[seed]))) if seed in group.seconds else ""
         lines.append((str(seed), result, time, group.run(seed).folder.name))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -36,7 +36,7 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
     if means := [test.mean for test in tests.values() if test]:
         text.append(f"Return {fmean(means):,.1f} ± {pstdev(means):,.1f} over {len(means)} of {len(codes)} seeds")
     for seed, code in codes.items():
-        if code and code not in STOPPED:
+        if code and outcome(code) == "failed":
             text.append(f"seed {seed} failed: {_reason(code, group.log(seed))}\n  output    {group.log(seed)}")
     folder = quote(str(group.folder))
     text.append(f"Group folder: {group.folder}")
@@ -47,11 +47,12 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
     return "\n".join(text)
 
 
-def _state(code: int | None) -> str:
+def outcome(code: int | None) -> str:
+    """How a run with this exit code has ended."""
     if code is None:
         return "not begun"
     if code == 0:
-        return "not tested"
+        return "finished"
     return "stopped" if code in STOPPED else "failed"
 
 
