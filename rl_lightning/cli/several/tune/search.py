@@ -56,10 +56,9 @@ class Runs:
         self.begun.add(seed)
         folder = self.folders[seed]
         if Run(folder).checkpoints():
-            command = this_program("resume", str(folder))
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            command = this_program("fit", *self._configs, *self._flags, f"--seed_everything={seed}")
+            return Job(self.name(seed), this_program("resume", str(folder)), self.log(seed))
+        shutil.rmtree(folder, ignore_errors=True)
+        command = this_program("fit", *self._configs, *self._flags, f"--seed_everything={seed}")
         return Job(self.name(seed), command, self.log(seed), {FOLDER: str(folder)})
 
     def name(self, seed: int) -> str:

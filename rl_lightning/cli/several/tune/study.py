@@ -78,14 +78,16 @@ class Study:
 
         Args:
             number: of the trial.
-            values: intermediate ones by environment steps, ascending; those seen before are passed over.
+            values: intermediate ones by environment steps, ascending; those before the last one seen are passed over.
         """
         trial, seen = self._running[number], self.optuna.get_trials(deepcopy=False)[number].intermediate_values
         for step, value in values.items():
-            if step not in seen:
+            if step < max(seen, default=0):
+                continue
+            if step not in seen:  # it has been, where the search was stopped just then
                 trial.report(value, step)
-                if trial.should_prune():
-                    return step
+            if trial.should_prune():
+                return step
         return None
 
     def complete(self, number: int, returns: Sequence[float]) -> float:
