@@ -211,12 +211,13 @@ def test_of_two_stray_values_the_first_is_named(refusal):
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (
             ["train"],
-            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report",
+            "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report, "
+            "tune",
         ),
         (
             ["--model=SAC", "fit"],
             "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
-            "configs, report",
+            "configs, report, tune",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),
