@@ -48,7 +48,7 @@ $(VENV)/.torch: constraints.txt
 
 # What each target installs beside the package; __init__.py has the version
 $(VENV)/.check: EXTRAS = [dev]
-$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,video,dev,bench,docs]
+$(VENV)/.test: EXTRAS = [atari,envpool,mujoco,onnx,tune,video,dev,bench,docs]
 $(VENV)/.docs: EXTRAS = [docs]
 $(VENV)/.bench: EXTRAS = [mujoco,bench]
 $(VENV)/.train $(VENV)/.check $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: $(VENV)/.torch pyproject.toml rl_lightning/__init__.py

@@ -67,7 +67,8 @@ def record(checkout: Path, output: Path, eager: bool, only: str) -> None:
         RuntimeError: where a run fails, with what it printed.
     """
     output.mkdir(parents=True, exist_ok=True)
-    configs = [path for path in sorted(checkout.glob("configs/*/*.yaml")) if only in f"{path.parent.name}-{path.stem}"]
+    runs = [path for path in sorted(checkout.glob("configs/*/*.yaml")) if path.parent.name != "sweeps"]
+    configs = [path for path in runs if only in f"{path.parent.name}-{path.stem}"]
     for config in tqdm(configs, unit="config"):
         kept = output / f"{config.parent.name}-{config.stem}.csv"
         if kept.exists():

@@ -42,6 +42,7 @@ from rl_lightning.cli.saved_config import SaveRunConfig
 from rl_lightning.cli.several.compare.command import compare
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.seeds import asked_in, train_seeds
+from rl_lightning.cli.several.tune.command import tune
 from rl_lightning.cli.starting import start_from, start_of_run
 from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.data.base import EnvironmentDataModule
@@ -374,6 +375,8 @@ def main(args: list[str] | None = None) -> None:
             write_report(given[1:])
         elif given[:1] == ["compare"]:
             compare(given[1:])
+        elif given[:1] == ["tune"]:
+            tune(given[1:], check)
         elif asked := asked_in(given):
             train_seeds(asked, check)
         else:

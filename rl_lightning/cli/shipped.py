@@ -11,12 +11,19 @@ from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.plain_parser import PlainParser
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+SPACES = CONFIGS / "sweeps"  # no settings of a run, but what `rl-lightning tune` searches
 HEAD = ("config", "environment", "environment steps", "measured return")
 
 
 def shipped() -> dict[str, Path]:
     """The files by the names that ``-c`` takes, like ``sac/pendulum``."""
-    return {f"{path.parent.name}/{path.stem}": path for path in sorted(CONFIGS.glob("*/*.yaml"))}
+    paths = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent != SPACES]
+    return {f"{path.parent.name}/{path.stem}": path for path in paths}
+
+
+def spaces() -> dict[str, Path]:
+    """The search spaces by the names that ``tune --space`` takes, like ``sac``."""
+    return {path.stem: path for path in sorted(SPACES.glob("*.yaml"))}
 
 
 def families() -> dict[str, Path]:

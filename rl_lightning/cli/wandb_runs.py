@@ -33,9 +33,10 @@ def prepare_wandb(logger: Namespace, run_dir: Path, is_new: bool) -> None:
     """
     if not is_wandb(logger):
         return
-    known = logger.init_args.id
-    if known is None or (NAME.match(known) and is_new):  # of the run whose config this one started by
-        logger.init_args.id = _name(run_dir)
+    known = logger.init_args.id or os.environ.get("WANDB_RUN_ID")  # which W&B's agents give
+    if known is None or (NAME.search(known) and is_new):  # of the run whose config this one started by
+        known = _name(run_dir)
+    logger.init_args.id = known
     if logger.init_args.offline:
         os.environ.setdefault("WANDB_SILENT", "true")  # it would print how to sync; so does the report
     elif os.environ.get("WANDB_MODE", "online") == "online" and not _has_credentials():
@@ -67,6 +68,9 @@ def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:
     }
     settings = settings_of_wandb(logger)
     settings.pop("anonymous", None)  # W&B warns of it, whatever its value
+    if "WANDB_SWEEP_ID" in os.environ:  # its agent has said where the run belongs, and W&B warns of what others say
+        for key in ("id", "project", "entity"):
+            settings.pop(key, None)
     for key, (variable, name) in names.items():
         if settings.get(key) is None and variable not in os.environ:
             settings[key] = name
@@ -75,7 +79,7 @@ def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:
 def _name(run_dir: Path) -> str:
     """Its folder's, behind the name of the folder that it has in common with other runs, if there is one."""
     parts = run_dir.absolute().parts
-    made = [place for place, part in enumerate(parts) if NAME.fullmatch(part)]
+    made = [place for place, part in enumerate(parts) if NAME.search(part)]
     return "-".join(parts[made[-1] if made else -1 :])
 
 

@@ -34,7 +34,7 @@ from rl_lightning.cli.wandb_runs import name_run
 from rl_lightning.fast.settings import settings_of_wandb
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+CONFIGS = [path for path in sorted((ROOT / "configs").glob("*/*.yaml")) if path.parent.name != "sweeps"]
 PENDULUM = str(ROOT / "configs/sac/pendulum.yaml")
 SMALL = [
     "--model.network.hidden_sizes=[8]",

@@ -218,19 +218,19 @@ def test_of_two_stray_values_the_first_is_named(refusal):
     [
         (
             [],
-            "the subcommand is missing: give fit, validate, test, predict, resume, export, configs, report, compare or "
-            "completion",
+            "the subcommand is missing: give fit, validate, test, predict, resume, export, configs, report, compare, "
+            "tune or completion",
         ),
         (["fitt"], "'fitt' is not a subcommand: did you mean fit?"),
         (
             ["train"],
             "'train' is not a subcommand: give one of fit, validate, test, predict, resume, export, configs, report, "
-            "compare, completion",
+            "compare, tune, completion",
         ),
         (
             ["--model=SAC", "fit"],
             "--model is not a known option: flags stand behind one of fit, validate, test, predict, resume, export, "
-            "configs, report, compare, completion",
+            "configs, report, compare, tune, completion",
         ),
         (["fit"], "data, model are required: give --data=ReplayDataModule --model=SAC, or a config file with -c FILE"),
         (FIT[:3], "data.env_id is required: give --data.env_id=Pendulum-v1, or a config file with -c FILE"),

@@ -9,7 +9,7 @@ import yaml
 
 from rl_lightning.cli.main import main
 from rl_lightning.cli.parser import config_files_first
-from rl_lightning.cli.shipped import config_path, families, measured, shipped
+from rl_lightning.cli.shipped import config_path, families, measured, shipped, spaces
 
 ROOT = Path(__file__).parents[2]
 RESULTS = yaml.safe_load((ROOT / "configs/results.yaml").read_text())
@@ -25,7 +25,8 @@ def fit(*arguments: str) -> int | str | None:
 def test_every_config_of_the_repository_has_its_name():
     assert shipped()["sac/pendulum"].samefile(ROOT / "configs/sac/pendulum.yaml")
     files = {path.resolve() for path in (ROOT / "configs").rglob("*/*.yaml")}
-    assert {path.resolve() for path in (*shipped().values(), *families().values())} == files
+    assert {path.resolve() for path in (*shipped().values(), *families().values(), *spaces().values())} == files
+    assert not any(name.startswith("sweeps/") for name in shipped()), "a search space is no config of a run"
 
 
 def test_fit_takes_a_name_for_the_file_wherever_it_is_called(

@@ -10,6 +10,7 @@ SUBCOMMANDS = {
     "configs": "List the settings that come with the package, and what each was measured to reach.",
     "report": "Write a run's curves, evaluations, films and settings onto one page.",
     "compare": "Tell whether one of several groups of runs is better, or more seeds are due.",
+    "tune": "Search for settings that reach a higher return.",
     "completion": "Print what lets the Tab key complete settings: for bash, zsh or fish.",
 }
 

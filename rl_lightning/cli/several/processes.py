@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -67,7 +67,12 @@ def divide(cores: Sequence[int], parts: int) -> list[list[int]]:
     return [[cores[(part * each + place) % len(cores)] for place in range(each)] for part in range(parts)]
 
 
-def side_by_side(jobs: Iterable[Job], at_once: int, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Ended]:
+def side_by_side(
+    jobs: Iterable[Job],
+    at_once: int,
+    meanwhile: Callable[[], None] = lambda: None,
+    unwanted: Callable[[], Container[str]] = lambda: (),
+) -> Iterator[Ended]:
     """Run jobs, so many at once, and yield each when it has ended; one that fails does not take the others along.
 
     A job has its part of the cores to itself, and a thread of torch for each of them, unless OMP_NUM_THREADS or
@@ -79,6 +84,7 @@ def side_by_side(jobs: Iterable[Job], at_once: int, meanwhile: Callable[[], None
         jobs: taken one by one, each when there is room for it.
         at_once: how many run at the same time.
         meanwhile: called several times a second, for instance to draw how far they are.
+        unwanted: called as often; running jobs whose names it returns get SIGTERM.
 
     Raises:
         SystemExit: with the code of the first signal, when all jobs that ran have ended and been yielded.
@@ -107,6 +113,10 @@ def side_by_side(jobs: Iterable[Job], at_once: int, meanwhile: Callable[[], None
                 if not running and (came or not has_more):
                     break
                 meanwhile()
+                names = unwanted()
+                for process, (job, _, _) in running.items():
+                    if job.name in names:
+                        process.terminate()
                 time.sleep(POLL)
         finally:
             for process in running:

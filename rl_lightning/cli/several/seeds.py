@@ -115,7 +115,7 @@ def _begun(asked: Asked, check: Check) -> Group:
     """A group that did not exist before."""
     seeds = seeds_in(str(asked.seeds))
     checked = check(asked.args)
-    _check_apart(checked)
+    check_apart(checked)
     assert checked.folder is not None
     make(checked.folder)
     group = Group(checked.folder, seeds, checked.total_env_steps, asked.jobs, {}, [start_of(asked.given)])
@@ -140,7 +140,7 @@ def _change(group: Group, asked: Asked, check: Check) -> None:
             f"{given} is not allowed beside resume, where each run goes on from its own checkpoint: leave it out"
         )
     checked = check(["fit", "-c", str(group.settings), *flags])
-    _check_apart(checked)
+    check_apart(checked)
     group.total_env_steps, group.jobs = checked.total_env_steps, asked.jobs or group.jobs
     begun = [seed for seed in group.seeds if group.run(seed).checkpoints() and not group.is_finished(seed)]
     for seed in begun[:1]:  # what is refused of one is refused of all
@@ -168,10 +168,14 @@ def _train(group: Group) -> dict[int, int | None]:
     return codes
 
 
-def _check_apart(checked: Checked) -> None:
-    """Refuse settings by which the runs of several seeds would get in each other's way, or leave nothing behind."""
+def check_apart(checked: Checked) -> None:
+    """Refuse settings by which the runs of several seeds would get in each other's way, or leave nothing behind.
+
+    Raises:
+        UsageError: naming the setting.
+    """
     trainer = checked.settings["trainer"]
-    advice = "it leaves nothing behind to compare; try it without --seeds"
+    advice = "it leaves nothing behind to compare; try it with a single run"
     require(checked.folder is not None, "trainer.fast_dev_run", trainer["fast_dev_run"], advice)
     require(trainer["num_nodes"] == 1, "trainer.num_nodes", trainer["num_nodes"], "several seeds share one machine")
     advice = "its random numbers go on where they were, whatever the seed; give init_from for its networks"

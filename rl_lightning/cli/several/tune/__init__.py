@@ -1,0 +1,1 @@
+"""`rl-lightning tune`: a search for the settings with which a learner does best."""
