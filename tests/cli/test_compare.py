@@ -323,8 +323,12 @@ def test_what_makes_sides_unlike_is_said(groups, tmp_path, capsys):
     write_run(mixed / "seed-2", 30.0, 2, gae_lambda="0.7", test_episodes="5")
     text = (mixed / "seed-2/metrics.csv").read_text()
     (mixed / "seed-2/metrics.csv").write_text(text.replace("300.0,300,30.0", "600.0,600,30.0"))
+    config = mixed / "seed-1/config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["trainer"]["logger"] = {"class_path": "WandbLogger", "init_args": {"id": "its own"}}
+    config.write_text(yaml.safe_dump(settings))
     text = said(capsys, groups[0], str(mixed))
-    assert "Runs of PPO on one task differ in more than the seed: data.test_episodes, model.gae_lambda" in text
+    assert "Runs of PPO on one task differ in more than the seed: data.test_episodes, model.gae_lambda." in text
     assert "Runs on CartPole-v1 are not tested alike: they differ in data.test_episodes" in text
     assert "not of the same environment steps: A2C 300, PPO 300 to 600" in text
     text = said(capsys, *groups, f"third={write_group(tmp_path / 'third', [1.0, 2.0])}")

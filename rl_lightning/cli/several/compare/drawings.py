@@ -39,10 +39,14 @@ def _scores(scope: Scope, axes: "Axes") -> None:
 
 
 def _curves(scope: Scope, axis: str, axes: "Axes") -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     for number, result in enumerate(scope.results):
         if axis in result.curves:
             _line(axes, number, result.side.name, result.curves[axis], None)
     axes.set_xlabel(axis, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _legend(axes)
 
 

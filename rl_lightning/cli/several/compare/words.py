@@ -12,8 +12,8 @@ from rl_lightning.cli.several.compare.statistics import ALPHA, FEWEST, Estimate
 MANY = 1000  # seeds; a difference that needs more is called too small
 BATCHES = 1.05  # by how much runs of one length differ at most, for ending with a whole batch
 FEW = 10  # seeds, with which intervals are too narrow
-CONDITIONS = ("data.env_kwargs", "data.wrappers", "data.eval_max_episode_steps", "data.test_episodes")
 NO_SETTINGS = ("trainer.default_root_dir", "trainer.logger", "ckpt_path", "trainer.enable_progress_bar")
+CONDITIONS = ("data.env_kwargs", "data.wrappers", "data.eval_max_episode_steps", "data.test_episodes")
 
 
 def decimals(scope: Scope) -> int:
@@ -93,7 +93,9 @@ def notes_of(sides: Sequence[Side], tasks: Sequence[str], scopes: Sequence[Scope
 
 def differing(sides: Sequence[Side]) -> dict[str, list[str]]:
     """Settings in which sides differ, by key: what each side's runs have."""
-    keys = sorted({key for side in sides for run in side.runs for key in run.settings} - {*NO_SETTINGS})
+    keys = sorted(
+        {key for side in sides for run in side.runs for key in run.settings if not key.startswith(NO_SETTINGS)}
+    )
     found = {}
     for key in keys:
         values = [sorted({_plain(run.settings.get(key, "")) for run in side.runs}) for side in sides]
@@ -136,7 +138,7 @@ def _mixed(side: Side, tasks: Sequence[str]) -> list[str]:
     mixed = set[str]()
     for task in tasks:
         its = [run.settings for run in side.runs if run.task == task]
-        keys = {key for settings in its for key in settings} - {*NO_SETTINGS}
+        keys = {key for settings in its for key in settings if not key.startswith(NO_SETTINGS)}
         mixed |= {key for key in keys if len({_plain(settings.get(key, "")) for settings in its}) > 1}
     return sorted(mixed)
 
