@@ -61,7 +61,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file, or exchange it: whoever reads it, whenever this process dies, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

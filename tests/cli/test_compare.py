@@ -378,6 +378,9 @@ def test_the_page_and_the_numbers_are_written_once(groups, tmp_path, capsys, mon
     monkeypatch.setattr("rl_lightning.cli.several.compare.command.page", lambda *_: "new")
     said(capsys, *groups, f"--output={output}", "--overwrite")
     assert (output / "comparison.html").read_text() == (output / "scores.png").read_text() == "new"
+    assert (output / "improvement.png").is_file()
+    said(capsys, groups[0], f"--output={output}", "--overwrite")
+    assert not (output / "improvement.png").exists()  # of one side there is none
     assert "it exists" in refusal(*groups, f"--output={groups[0]}", "--overwrite")  # no comparison
 
 

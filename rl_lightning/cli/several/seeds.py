@@ -102,9 +102,11 @@ def train_seeds(asked: Asked, check: Check) -> None:
         raise UsageError(
             "--seed_everything is not allowed beside several seeds, which are given by --seeds: leave it out"
         )
-    group = _begun(asked, check) if asked.seeds is not None else group_in(Path(asked.args[1]))
-    with _alone_in(group.folder):
+    folder = Path(asked.args[1]) if asked.seeds is None else _begun(asked, check).folder
+    with _alone_in(folder):
+        group = group_in(folder)
         if asked.seeds is None:
+            _check_free(group)
             _change(group, asked, check)
         codes = _train(group)
     if any(codes.values()):
@@ -117,6 +119,8 @@ def _begun(asked: Asked, check: Check) -> Group:
     checked = check(asked.args)
     check_apart(checked)
     assert checked.folder is not None
+    advice = "it is the folder of several seeds already; give another, or resume them"
+    require(not (checked.folder / GROUP).exists(), FOLDER, str(checked.folder), advice)
     make(checked.folder)
     group = Group(checked.folder, seeds, checked.total_env_steps, asked.jobs, {}, [start_of(asked.given)])
     group.save(checked.settings)
@@ -130,6 +134,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_free(group: Group) -> None:
+    """Refuse to go on beside runs that a killed command has left."""
+    for seed in group.seeds:
+        if (folder := group.run(seed).folder).is_dir():
+            FolderLock(folder).release()
 
 
 def _change(group: Group, asked: Asked, check: Check) -> None:

@@ -37,7 +37,7 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
         text.append(f"Return {fmean(means):,.1f} ± {pstdev(means):,.1f} over {len(means)} of {len(codes)} seeds")
     for seed, code in codes.items():
         if code and outcome(code) == "failed":
-            text.append(f"seed {seed} failed: {_reason(code, group.log(seed))}\n  output    {group.log(seed)}")
+            text.append(f"seed {seed} failed: {reason(code, group.log(seed))}\n  output    {group.log(seed)}")
     folder = quote(str(group.folder))
     text.append(f"Group folder: {group.folder}")
     if any(group.folder.glob("seed-*/wandb/offline-run-*")):
@@ -56,7 +56,7 @@ def outcome(code: int | None) -> str:
     return "stopped" if code in STOPPED else "failed"
 
 
-def _reason(code: int, log: Path) -> str:
+def reason(code: int, log: Path) -> str:
     """What a run said last, an error if it said one; or the signal that killed it."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"

@@ -132,6 +132,12 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
     lock = FolderLock(stopped)
     assert "is in use by process" in refused("resume", str(stopped), longer)
     lock.release()
+    lock = FolderLock(stopped / "seed-3")  # as of a run that a killed command has left
+    assert "seed-3' is in use by process" in refused("resume", str(stopped), longer)
+    lock.release()
+    monkeypatch.setenv("RL_LIGHTNING_RUN_FOLDER", str(stopped))
+    assert "it is the folder of several seeds already" in refused("fit", *FLAGS, "--seeds=9")
+    monkeypatch.delenv("RL_LIGHTNING_RUN_FOLDER", raising=False)
     assert {path: path.read_bytes() for path in before} == before
     assert len(group_in(stopped).starts) == 3
 

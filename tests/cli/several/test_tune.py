@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 
 from rl_lightning.algorithms.ranges import RANGES
 from rl_lightning.callbacks import WandbRun
+from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.main import check, main
 from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.tune import command
@@ -206,6 +207,15 @@ def test_values_that_fit_takes_one_by_one_are_no_mistake_where_it_does_not_take_
 
 
 # What rows say
+
+
+def test_configs_keep_their_order_in_the_folder_of_a_search_however_many_there_are(tmp_path: Path) -> None:
+    given = [tmp_path / f"{number}.yaml" for number in range(12)]
+    for number, config in enumerate(given):
+        config.write_text(f"seed_everything: {number}\n")
+    folder = Folder(tmp_path / "search")
+    folder.make([str(config) for config in given])
+    assert [config.read_text() for config in folder.configs] == [config.read_text() for config in given]
 
 
 def write_rows(folder: Path, returns: dict[int, float], test: float | None = None) -> None:
@@ -433,6 +443,10 @@ def test_a_small_search_leaves_a_config_that_runs_pictures_and_a_caution_and_goe
     assert first["model"]["init_args"]["gamma"] == 0.99, "the first trial is the config as it is"
     assert first["model"]["init_args"]["policy_optimizer"]["init_args"]["lr"] == 7e-4
 
+    lock, before = FolderLock(folder), (folder / "search.yaml").read_text()  # as of a search that is under way
+    assert "is in use by process" in refusal(f"--resume={folder}", "--trials=9")
+    assert (folder / "search.yaml").read_text() == before
+    lock.release()
     main(["tune", f"--resume={folder}", "--trials=3"])
     assert "3 trials of 1 seed and 400 environment steps, 2 of them done" in capsys.readouterr().out
     runs = [folder / f"trial-000{number}/seed-0" for number in range(3)]

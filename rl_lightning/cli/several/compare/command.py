@@ -27,6 +27,7 @@ SIDE = (
     "several, as for several environments"
 )
 PAGE = "comparison.html"
+PICTURES = {"scores": "scores", "IQM": "curves", "performance": "profiles", "probability": "improvement"}  # by kind
 
 
 def compare(args: Sequence[str]) -> None:
@@ -89,10 +90,9 @@ def _print(scopes: Sequence[Scope], metric: str, conclusions: Sequence[str], not
 def _pictures(scopes: Sequence[Scope]) -> dict[str, bytes]:
     """By file: the drawings of one kind of all scopes."""
     shown = {(scope.name, what): draw for scope in scopes for what, draw in drawings(scope).items()}
-    kinds = {"scores": "scores", "IQM": "curves", "performance": "profiles", "probability": "improvement"}
     return {
         f"{name}.png": png({f"{scope}: {what}": d for (scope, what), d in shown.items() if what.startswith(kind)})
-        for kind, name in kinds.items()
+        for kind, name in PICTURES.items()
         if any(what.startswith(kind) for _, what in shown)
     }
 
@@ -108,6 +108,8 @@ def _output(given: str, overwrite: bool) -> Path:
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in PICTURES.values():
+            (folder / f"{name}.png").unlink(missing_ok=True)  # an older comparison may have more of them
         for name, content in files.items():
             (folder / name).write_bytes(content)
     except OSError as error:

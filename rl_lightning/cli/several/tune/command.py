@@ -66,7 +66,7 @@ def tune(args: Sequence[str], check: Check) -> None:
     steps, epoch = (int(settings.value(f"data.{key}")) for key in ("total_env_steps", "env_steps_per_epoch"))
     plan = Plan(space, flags, trials, seeds, jobs, pruner, seed, steps, epoch)
     folder = Folder(settings.run_dir.with_name(f"tune-{settings.run_dir.name}"))
-    folder.make(plan, configs)
+    folder.make(configs)
     _search(folder, plan, settings)
 
 
@@ -111,10 +111,7 @@ def _go_on(given: argparse.Namespace, flags: Sequence[str], check: Check) -> Non
     trials = _at_least_one("trials", given.trials, plan.trials)
     require(trials >= plan.trials, "trials", trials, f"the search has {plan.trials}; give more, or leave it out")
     settings = Settings(check, [str(config) for config in folder.configs], plan.flags)
-    if trials != plan.trials:
-        plan = plan._replace(trials=trials)
-        folder.write(plan)
-    _search(folder, plan, settings)
+    _search(folder, plan._replace(trials=trials), settings)
 
 
 def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
@@ -126,6 +123,7 @@ def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
 
     lock = FolderLock(folder.path)
     try:
+        folder.write(plan)  # there may be more trials than before
         first = settings.params(plan.space)
         study = Study(folder.journal, plan, first)
         print(f"Search folder: {folder.path}\n{_plan_in_words(plan, study.count_ended())}")

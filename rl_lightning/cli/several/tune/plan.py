@@ -58,15 +58,15 @@ class Folder(NamedTuple):
 
     @property
     def configs(self) -> list[Path]:
-        """The config files that the search was given, as they were."""
-        return sorted(self.path.glob("base-*.yaml"))
+        """The config files that the search was given, as they were, in their order."""
+        return sorted(self.path.glob("base-*.yaml"), key=lambda path: int(path.stem.removeprefix("base-")))
 
     def run(self, trial: int, seed: int) -> Path:
         """The folder of a run."""
         return self.path / f"trial-{trial:04}" / f"seed-{seed}"
 
-    def make(self, plan: Plan, configs: Sequence[str]) -> None:
-        """Make it, with the plan and copies of the config files.
+    def make(self, configs: Sequence[str]) -> None:
+        """Make it, with copies of the config files.
 
         Raises:
             UsageError: it cannot be made.
@@ -76,7 +76,6 @@ class Folder(NamedTuple):
             self.path.mkdir(parents=True)
             for number, text in enumerate(texts):
                 write_whole(self.path / f"base-{number}.yaml", text)
-            self.write(plan)
         except OSError as error:
             raise UsageError(
                 f"folder {str(self.path)!r} cannot be made: {error.strerror}; give another --trainer.default_root_dir"

@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from rl_lightning.callbacks.checkpoints import EXIT_CODES
 from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.runs import FOLDER, Run
 from rl_lightning.cli.several.processes import Job, side_by_side, this_program
+from rl_lightning.cli.several.table import STOPPED, reason
 from rl_lightning.cli.several.tune.curves import evaluations_in, final_return, means_at
 from rl_lightning.cli.several.tune.plan import Folder, Plan
 from rl_lightning.cli.several.tune.space import Scalar
 from rl_lightning.cli.several.tune.study import Study
 
 LOOK = 2.0  # seconds from one look at the rows of running trials to the next
-STOPPED = {*EXIT_CODES.values(), *(-number for number in EXIT_CODES)}  # exit codes of runs that were told to stop
 
 
 class Runs:
@@ -92,7 +91,7 @@ class Runs:
         if code == 0 and final_return(self.folders[seed] / "metrics.csv") is None:
             self.fault = self.fault or f"seed {seed} ended without a final test"
         elif code and not self.is_over:
-            self.fault = f"seed {seed}: {last_line(self.log(seed)) or f'exit code {code}'}"
+            self.fault = f"seed {seed}: {reason(code, self.log(seed))}"
 
 
 def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None]) -> None:
@@ -155,12 +154,6 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
         runs.note(seed, ended.code)
         if runs.has_ended:
             end(runs)
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty; of a traceback the error."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
 
 def _end(study: Study, runs: Runs) -> str:
