@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rl_lightning.callbacks.checkpoints import EXIT_CODES, Checkpoints
 from rl_lightning.callbacks.environment_interaction import environment_data
+from rl_lightning.errors import EndedBySignal
 from rl_lightning.schedules import Clock
 
 NOBODYS = (signal.SIG_DFL, signal.default_int_handler, None)
@@ -66,7 +67,7 @@ class Signals(Callback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self._clock is not None and self._clock.interrupted == number == signal.SIGINT
         if self._clock is None or again:
-            raise SystemExit(EXIT_CODES[signal.Signals(number)])
+            raise EndedBySignal(EXIT_CODES[signal.Signals(number)])
         if self._launcher is not None and not self._clock.interrupted:  # the other processes of this run
             self._launcher.kill(signal.Signals(number))
         self._clock.interrupted = number

@@ -28,6 +28,10 @@ class Divergence(RuntimeError):
     """Losses or weights that are not finite any more: of which network, at which environment step."""
 
 
+class EndedBySignal(SystemExit):
+    """The end that a signal asks for, with its exit code, whatever the process is doing: no environment's own exit."""
+
+
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Refuse `value` for the setting `key` unless `condition` holds.
 

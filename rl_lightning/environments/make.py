@@ -33,7 +33,7 @@ from rl_lightning.environments.snapshots.putting import put
 from rl_lightning.environments.snapshots.taking import take
 from rl_lightning.environments.vector import Restarts, vector_apart, vector_here
 from rl_lightning.environments.wrappers import EnvWrapper, name_of, put_around
-from rl_lightning.errors import EnvironmentFault, UsageError, one_line, reason_of, require
+from rl_lightning.errors import EndedBySignal, EnvironmentFault, UsageError, one_line, reason_of, require
 from rl_lightning.spaces import learners_actions, learners_observations
 
 Vectorization = Literal["auto", "sync", "async", "envpool"]
@@ -77,6 +77,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         try:
             returned = self.env.reset(seed=seed, options=options)
+        except EndedBySignal:
+            raise
         except (Exception, SystemExit) as error:
             raise self._fault(f"raised {reason_of(error, 'in reset')}") from error
         obs, info = self._unpacked(returned, ("obs", "info"), "reset")
@@ -88,6 +90,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.steps += 1
         try:
             returned = self.env.step(action)
+        except EndedBySignal:
+            raise
         except (Exception, SystemExit) as error:
             raise self._fault(f"raised {reason_of(error)}") from error
         obs, reward, terminated, truncated, info = self._unpacked(
@@ -151,6 +155,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Close the environment; what it raises then spoils nothing any more, and is a warning."""
         try:
             self.env.close()
+        except EndedBySignal:
+            raise
         except (Exception, SystemExit) as error:
             warnings.warn(f"{self.place} raised {reason_of(error, 'in close')}", stacklevel=2)
 
@@ -218,6 +224,8 @@ def make_env(
         raise UsageError(f"env_id={env_id!r} needs a package that is not installed: {fix}") from error
     except gym.error.Error as error:
         raise UsageError(f"env_id={env_id!r} is not a registered Gymnasium environment: {_hint(env_id)}") from error
+    except EndedBySignal:
+        raise
     except (Exception, SystemExit) as error:
         if env_kwargs and isinstance(error, TypeError | AssertionError | ValueError):
             raise UsageError(f"env_kwargs={dict(env_kwargs)!r} is refused by {env_id}: {reason_of(error)}") from error

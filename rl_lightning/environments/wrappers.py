@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from rl_lightning.errors import UsageError, one_line, reason_of
+from rl_lightning.errors import EndedBySignal, UsageError, one_line, reason_of
 from rl_lightning.types import State
 
 EnvWrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
@@ -36,6 +36,8 @@ def put_around(env: gym.Env[Any, Any], wrappers: Sequence[EnvWrapper], env_id: s
         inner = env
         try:
             env = wrapper(inner)
+        except EndedBySignal:
+            raise
         except (Exception, SystemExit) as error:
             inner.close()
             what = f"wrappers[{index}]={name_of(wrapper)} cannot be put around {env_id}"

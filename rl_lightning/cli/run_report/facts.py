@@ -16,6 +16,11 @@ ABSENT = "<unset>"
 
 def settings(config: Path) -> dict[str, Any]:
     """The settings of a config file by the keys that they are typed by; a class by its last name."""
+    return flat(OmegaConf.to_container(OmegaConf.load(config), resolve=True))
+
+
+def flat(nested: Any) -> dict[str, Any]:
+    """Settings that lie within each other, likewise."""
     found: dict[str, Any] = {}
 
     def note(key: str, value: Any) -> None:
@@ -25,7 +30,7 @@ def settings(config: Path) -> dict[str, Any]:
         else:
             found[key] = value.rpartition(".")[2] if key.endswith("class_path") and value else value
 
-    note("", OmegaConf.to_container(OmegaConf.load(config), resolve=True))
+    note("", nested)
     return found
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_lightning.callbacks.run_folder import FolderLock
+from rl_lightning.cli.changes import HARMLESS
 from rl_lightning.cli.plain_parser import PlainParser
 from rl_lightning.cli.run_file import start_of
+from rl_lightning.cli.run_report.facts import flat
+from rl_lightning.cli.run_report.facts import settings as settings_of
 from rl_lightning.cli.runs import FOLDER, make
 from rl_lightning.cli.several.board import Board
 from rl_lightning.cli.several.group import GROUP, Check, Checked, Group, group_in
@@ -153,11 +156,22 @@ def _change(group: Group, asked: Asked, check: Check) -> None:
     checked = check(["fit", "-c", str(group.settings), *flags])
     check_apart(checked)
     group.total_env_steps, group.jobs = checked.total_env_steps, asked.jobs or group.jobs
+    _check_alike(group, checked.settings)
     begun = [seed for seed in group.seeds if group.run(seed).checkpoints() and not group.is_finished(seed)]
     for seed in begun[:1]:  # what is refused of one is refused of all
         check([*_resume(group, seed), *flags])
     group.starts.append(start_of(asked.given))
     group.save(checked.settings)
+
+
+def _check_alike(group: Group, settings: dict[str, Any]) -> None:
+    """Refuse settings that only some of the runs would have, because the others are finished."""
+    finished = [seed for seed in group.seeds if group.is_finished(seed)]
+    before, after = settings_of(group.settings), flat(settings)
+    for key in sorted({*before, *after}) if finished else ():
+        old, new = before.get(key), after.get(key)
+        advice = f"seed {finished[0]} has finished with {old}; begin anew, or give more data.total_env_steps too"
+        require(old == new or key.startswith(HARMLESS), key, new, advice)
 
 
 def _train(group: Group) -> dict[int, int | None]:

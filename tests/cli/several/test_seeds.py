@@ -129,6 +129,9 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
         "--ckpt_path=last": "--ckpt_path=last is not allowed beside resume",
     }.items():
         assert fragment in refused("resume", str(stopped), longer, flag)
+    assert "gamma=0.9 is not allowed: seed 0 has finished with 0.99" in refused(
+        "resume", str(stopped), "--model.gamma=0.9"
+    )
     lock = FolderLock(stopped)
     assert "is in use by process" in refused("resume", str(stopped), longer)
     lock.release()
