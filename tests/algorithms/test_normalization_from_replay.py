@@ -64,11 +64,13 @@ def test_each_observation_counts_once_the_last_ones_of_episodes_too_and_returns_
     assert model.return_normalizer.carried.tolist() == [0.5 * 2 + 1]  # the third episode goes on
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("settings", [{}, {"num_envs": 3, "train_freq": 4, "n_step": 3}, {"clip_rewards": True}])
-def test_statistics_of_a_run_are_those_of_all_that_replay_holds_random_steps_too(settings):
+def test_statistics_of_a_run_are_those_of_all_that_replay_holds_random_steps_too(settings, precision):
     data = counter_data(**{"total_env_steps": 60, "learning_starts": 30, "buffer_size": 200, **settings})
     model = SAC(data.observation_space, data.action_space, gamma=0.9, **SMALL)
-    fit(model, data, make_trainer(validate=True))
+    fit(model, data, make_trainer(validate=True, precision=precision))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
     held = data.buffer.storage
     rows = data.buffer.filled_rows
     assert rows == data.buffer.steps
