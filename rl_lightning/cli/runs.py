@@ -90,7 +90,7 @@ def run_in(folder: str) -> Run:
     if not run.folder.is_dir():
         raise UsageError(f"run {folder!r} does not exist: {_offer_runs()}")
     if not run.config.is_file():
-        raise UsageError(f"run {folder!r} is not the folder of a run, it has no config.yaml: {_offer_runs()}")
+        raise UsageError(f"run {folder!r} is not the folder of a run, it has no config.yaml: {_offer_runs(run.folder)}")
     return run
 
 
@@ -204,10 +204,11 @@ def _offer(paths: Sequence[Path]) -> str:
     return f"give {' or '.join(quote(str(path)) for path in paths[:OFFERED])}"
 
 
-def _offer_runs() -> str:
-    """The latest runs that lie where they lie by default."""
-    runs = sorted(Path("runs").glob("*/*/config.yaml"), key=lambda path: -path.stat().st_mtime_ns)
-    folders = [path.parent for path in runs]
+def _offer_runs(folder: Path | None = None) -> str:
+    """The latest runs inside a folder of several, or else where they lie by default."""
+    found = [*folder.glob("*/config.yaml")] if folder else []
+    found = found or [*Path("runs").glob("*/*/config.yaml"), *Path("runs").glob("*/*/seed-*/config.yaml")]
+    folders = [path.parent for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns)]
     return f"runs that there are: {', '.join(map(str, folders[:OFFERED]))}" if folders else "there are none under runs/"
 
 

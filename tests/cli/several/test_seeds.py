@@ -132,6 +132,7 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
     assert "gamma=0.9 is not allowed: seed 0 has finished with 0.99" in refused(
         "resume", str(stopped), "--model.gamma=0.9"
     )
+    assert f"runs that there are: {stopped}/seed-" in refused("report", str(stopped))
     lock = FolderLock(stopped)
     assert "is in use by process" in refused("resume", str(stopped), longer)
     lock.release()
