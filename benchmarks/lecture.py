@@ -60,8 +60,9 @@ def run(cell: Cell, namespace: dict[str, Any], page: Path) -> Iterator[Figure]:
     """Execute a cell, then give the figures that it drew. An error's traceback shows lines of the page."""
     import matplotlib.pyplot as plt
 
+    others = plt.get_fignums()
     exec(compile("\n" * (cell.line - 1) + cell.source, str(page), "exec"), namespace)
-    for number in plt.get_fignums():
+    for number in sorted({*plt.get_fignums()} - {*others}):
         yield plt.figure(number)
         plt.close(number)
 

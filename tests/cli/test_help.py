@@ -85,8 +85,9 @@ def test_the_commands_that_the_help_of_a_class_ends_with_tell_of_what_it_is_give
     )
     assert [command.rpartition("=")[2] for command in commands] == ["LikelihoodRatio", "MLP", "FusedAdam"]
     for command, setting in zip(commands[1:], ("hidden_sizes", "lr"), strict=True):
+        unambiguous = command.replace("help=MLP", "help=rl_lightning.MLP")  # torchrl has one, where it is imported
         with pytest.raises(SystemExit):
-            parser.parse_args(["fit", *command.split()])
+            parser.parse_args(["fit", *unambiguous.split()])
         page = capsys.readouterr().out
         assert re.search(rf"^  {setting} +", page, re.M)
         assert page.count(f"as --{command.split()[1].removeprefix('--').partition('.help')[0]}.NAME=VALUE") == 1
