@@ -34,6 +34,11 @@ def flat(nested: Any) -> dict[str, Any]:
     return found
 
 
+def as_typed(value: object) -> str:
+    """A value as configs and flags spell it."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
 def shipped_config(its: dict[str, Any], folder: Path = CONFIGS) -> tuple[str, dict[str, tuple[Any, Any]]] | None:
     """The shipped config of the same algorithm and environment that a run is nearest to.
 

@@ -16,7 +16,7 @@ from rl_lightning.cli.pages.html import document, section, table
 from rl_lightning.cli.run_file import starts
 from rl_lightning.cli.run_report.curves import evaluations
 from rl_lightning.cli.run_report.drawings import Curve, draw, equation
-from rl_lightning.cli.run_report.facts import films, settings, shipped_config, versions, wall_seconds
+from rl_lightning.cli.run_report.facts import as_typed, films, settings, shipped_config, versions, wall_seconds
 from rl_lightning.cli.run_report.meanings import SOURCE, Meaning, meanings
 from rl_lightning.cli.runs import Run
 
@@ -118,7 +118,7 @@ def _settings(its: Mapping[str, Any]) -> str:
     if not differ:
         return f"<p>Those of {escape(name)}.</p><p class='faint'>{note}</p>"
     lines = [
-        [f"<code>{escape(text)}</code>" for text in (key, _plain(new), _plain(old))]
+        [f"<code>{escape(text)}</code>" for text in (key, as_typed(new), as_typed(old))]
         for key, (old, new) in differ.items()
     ]
     head = f"<p>Other than in {escape(name)}:</p>"
@@ -139,10 +139,6 @@ def _inline(markdown: str) -> str:
 
 def _number(text: str | None) -> str:
     return "none" if text is None else f"{float(text):,.1f}"
-
-
-def _plain(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _duration(seconds: float) -> str:

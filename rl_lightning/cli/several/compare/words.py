@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rl_lightning.cli.run_report.facts import as_typed
 from rl_lightning.cli.several.compare.comparison import Pair, Result, Scope
 from rl_lightning.cli.several.compare.sides import Scored, Side
 from rl_lightning.cli.several.compare.statistics import ALPHA, FEWEST, Estimate
@@ -98,7 +99,7 @@ def differing(sides: Sequence[Side]) -> dict[str, list[str]]:
     )
     found = {}
     for key in keys:
-        values = [sorted({_plain(run.settings.get(key, "")) for run in side.runs}) for side in sides]
+        values = [sorted({as_typed(run.settings.get(key, "")) for run in side.runs}) for side in sides]
         if any(value != values[0] for value in values):
             found[key] = [" or ".join(value) for value in values]
     return found
@@ -139,12 +140,12 @@ def _mixed(side: Side, tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         its = [run.settings for run in side.runs if run.task == task]
         keys = {key for settings in its for key in settings if not key.startswith(NO_SETTINGS)}
-        mixed |= {key for key in keys if len({_plain(settings.get(key, "")) for settings in its}) > 1}
+        mixed |= {key for key in keys if len({as_typed(settings.get(key, "")) for settings in its}) > 1}
     return sorted(mixed)
 
 
 def _conditions(run: Scored) -> frozenset[tuple[str, str]]:
-    return frozenset((key, _plain(value)) for key, value in run.settings.items() if key.startswith(CONDITIONS))
+    return frozenset((key, as_typed(value)) for key, value in run.settings.items() if key.startswith(CONDITIONS))
 
 
 def _range(steps: Sequence[int]) -> str:
@@ -153,7 +154,3 @@ def _range(steps: Sequence[int]) -> str:
 
 def _seeds(count: str) -> str:
     return "seed" if count == "1" else "seeds"
-
-
-def _plain(value: object) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

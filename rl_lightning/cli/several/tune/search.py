@@ -150,7 +150,7 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
     for ended in side_by_side(jobs(), plan.jobs, unwanted=unwanted):
         number, seed = map(int, ended.job.name.split("/"))
         runs = running[number]
-        look(runs)  # whether a trial is given up depends on its evaluations alone, not on when they are looked at
+        look(runs)  # all of its evaluations are, also those that came since the last look
         runs.note(seed, ended.code)
         if runs.has_ended:
             end(runs)
