@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def pytest_collection_finish():
 def _fresh_start():
     torch.manual_seed(0)
     CounterEnv.made.clear()
+    yield
+    if "wandb" in sys.modules:  # a run that a test leaves open would be that of the next one's command
+        sys.modules["wandb"].finish()
 
 
 @pytest.fixture

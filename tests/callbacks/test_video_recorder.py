@@ -92,6 +92,7 @@ def test_what_is_filmed_wears_the_wrappers_of_the_run(tmp_path):
 
 def test_wandb_has_a_video_at_its_environment_step(tmp_path):
     run(tmp_path, [VideoRecorder(dirpath=str(tmp_path / "films"))], WandbRun(save_dir=str(tmp_path)))
+    wandb.finish()
     wandb.teardown()  # which has written all when it returns
     [written] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     history = [{item.nested_key[0]: item.value_json for item in r.history.item} for r in records_of(written)]
