@@ -101,6 +101,14 @@ PEERS = {
         normalize=False,
         gamma=0.99,
     ),
+    "sac_v2/hopper": Peer(
+        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
+        "Hopper-v5",
+        num_envs=1,
+        total_env_steps=100_000,
+        normalize=False,
+        gamma=0.99,
+    ),
     "td3/inverted_pendulum": Peer(
         partial(
             TD3,
