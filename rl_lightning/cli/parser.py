@@ -1,11 +1,15 @@
 """The command line's parser: every mistake in flags and config files ends the program with one line and exit code 2."""
 
+import operator
 import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +23,25 @@ from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_li
 
 WRAPPERS = ("Does not validate against", "Problem with given class_path", "Parser key", "Type ")  # of other errors
 
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(yaml.safe_load(value) if isinstance(value, str) else value)  # flags are text
+    if array.dtype.kind not in "iuf":
+        raise ValueError("give a number or a list of numbers")
+    return array
+
+
+def _number(value: Any) -> np.ndarray[Any, Any]:
+    array = _array(value)
+    if array.ndim > 0:
+        raise ValueError("give a number")
+    return array
+
+
+# What Gymnasium's RescaleObservation, RescaleAction and ClipReward take is written as numbers and lists
+register_type(np.floating, serializer=float, deserializer=lambda value: np.float64(_number(value)))
+register_type(np.integer, serializer=int, deserializer=lambda value: np.int64(operator.index(_number(value).item())))
+register_type(np.ndarray, serializer=lambda array: array.tolist(), deserializer=_array)
 
 OURS = (UsageError, EnvironmentFault, Divergence, MisconfigurationException)  # errors that say what to do
 

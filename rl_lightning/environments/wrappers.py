@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from rl_lightning.errors import EndedBySignal, UsageError, one_line, reason_of
@@ -95,6 +96,17 @@ def check_statistics(env: gym.Env[Any, Any], env_id: str) -> None:
 def _data(value: Any) -> Any:
     """What JSON makes of it, or else words without an address in memory, which is another one in every process."""
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(json.dumps(value, default=_numbers))
     except (TypeError, ValueError):
         return re.sub(r" at 0x[0-9a-f]+", "", one_line(repr(value)))
+
+
+def _numbers(value: Any) -> Any:
+    """NumPy's, as Python's.
+
+    Raises:
+        TypeError: for what is none of NumPy's.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError

@@ -1,5 +1,6 @@
 """Wrappers of a run: around every environment, named in what is saved, refused where they would spoil it."""
 
+import json
 from functools import partial
 
 import gymnasium as gym
@@ -107,19 +108,57 @@ def test_a_wrapper_is_described_as_a_config_has_it_from_python_and_from_the_comm
     assert described(FlattenObservation)["init_args"] == {}
     assert described(shortened) == {"class_path": f"{__name__}.shortened", "init_args": {}}
     assert name_of(SHORT) == "TimeLimit(max_episode_steps=3)"
-    for value, words in ((object(), "<object object>"), ({(1, 2): 3}, "{(1, 2): 3}"), ((4, 5), [4, 5])):
+    for value, words in (
+        (object(), "<object object>"),
+        ({(1, 2): 3}, "{(1, 2): 3}"),
+        ((4, 5), [4, 5]),
+        (np.eye(2), [[1.0, 0.0], [0.0, 1.0]]),
+        (np.int64(3), 3),
+    ):
         assert described(partial(Shifted, by=value))["init_args"] == {"by": words}, "no address of this process"
 
+    data = from_the_command_line(
+        "toys:Counter-v0", "--data.wrappers+=gymnasium.wrappers.TimeLimit", "--data.wrappers.max_episode_steps=3"
+    )
+    assert data.described_wrappers == [LIMIT]
+    assert data.eval_envs().envs[0].spec.max_episode_steps == 3
+
+
+def from_the_command_line(env_id, *flags):
     class DataOnly(RLCLI):
         def before_instantiate_classes(self):
             raise InterruptedError(self.parser.instantiate(self.config)[self.subcommand].data)
 
-    flags = ["--data.wrappers+=gymnasium.wrappers.TimeLimit", "--data.wrappers.max_episode_steps=3"]
     with pytest.raises(InterruptedError) as made:
-        DataOnly(["fit", "--model=SAC", "--data=ReplayDataModule", "--data.env_id=toys:Counter-v0", *flags])
-    data = made.value.args[0]
-    assert data.described_wrappers == [LIMIT]
-    assert data.eval_envs().envs[0].spec.max_episode_steps == 3
+        DataOnly(["fit", "--model=SAC", "--data=ReplayDataModule", f"--data.env_id={env_id}", *flags])
+    return made.value.args[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "bounds"), [("-100", [-100.0] * 3), ("-2.5", [-2.5] * 3), ("[-3, -2, -1.5]", [-3.0, -2.0, -1.5])]
+)
+def test_what_a_wrapper_takes_as_numpys_is_written_as_a_number_or_a_list(low, bounds):
+    wrapper = "gymnasium.wrappers.RescaleObservation"
+    data = from_the_command_line(
+        "Pendulum-v1",
+        f"--data.wrappers+={wrapper}",
+        f"--data.wrappers.min_obs={low}",
+        "--data.wrappers.max_obs=200",
+    )
+    space = data.eval_envs().envs[0].observation_space
+    assert space.low.tolist() == bounds
+    assert space.high.tolist() == [200.0] * 3
+    [told] = data.described_wrappers
+    assert told["init_args"] == {"min_obs": bounds if "[" in low else float(low), "max_obs": 200.0}
+
+
+@pytest.mark.parametrize("value", ["abc", {}, [1, "b"], True, None])
+def test_what_is_no_number_for_numpy_is_refused_in_one_line(value, capsys):
+    wrapper = {"class_path": "gymnasium.wrappers.RescaleObservation", "init_args": {"min_obs": value, "max_obs": 1.0}}
+    with pytest.raises(SystemExit):
+        from_the_command_line("Pendulum-v1", f"--data.wrappers=[{json.dumps(wrapper)}]")
+    [line] = capsys.readouterr().err.splitlines()
+    assert "min_obs" in line
 
 
 def test_a_policys_description_and_its_card_have_the_wrappers(tmp_path):
