@@ -199,8 +199,9 @@ def check_apart(checked: Checked) -> None:
     advice = "its random numbers go on where they were, whatever the seed; give init_from for its networks"
     require(checked.settings["ckpt_path"] is None, "ckpt_path", checked.settings["ckpt_path"], advice)
     advice = "all seeds would write there; leave it out, each has its own run folder"
-    for key, value in _found(checked.settings, "dirpath"):
-        require(value is None, key, value, advice)
+    for name in ("dirpath", "buffer_file"):
+        for key, value in _found(checked.settings, name):
+            require(value is None, key, value, advice)
     for key, value in _found(trainer["logger"], "id"):
         require(value is None, f"trainer.logger.{key}", value, "all seeds would be one run; leave it out")
 
