@@ -81,8 +81,8 @@ def sides_of(given: Sequence[str], metric: str) -> list[Side]:
 
 def unlike(runs: Sequence[Scored], keys: tuple[str, ...]) -> list[str]:
     """Settings in which runs differ, of those whose keys begin so."""
-    its = [{(key, as_typed(value)) for key, value in run.settings.items() if key.startswith(keys)} for run in runs]
-    return sorted({key for key, _ in set.union(*its) - set.intersection(*its)})
+    its = [frozenset((k, as_typed(value)) for k, value in run.settings.items() if k.startswith(keys)) for run in runs]
+    return sorted({key for key, _ in frozenset.union(*its) - frozenset.intersection(*its)})
 
 
 def run_folders(path: Path) -> list[Path]:
