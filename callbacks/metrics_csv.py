@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -122,10 +122,7 @@ class MetricsCSV(Logger):
             UsageError: another process has it, or it cannot be written to.
         """
         if self._lock is None:
-            try:
-                self._lock = FolderLock(self.path.parent)
-            except OSError as error:
-                raise self._cannot_write(error) from error
+            self._lock = FolderLock(self.path.parent)
             rows, self._columns, _ = read_rows(self.path)
             self._written, self._last_row = len(rows), rows[-1] if rows else Row()
 
@@ -193,6 +190,13 @@ def read_rows(path: Path) -> tuple[list[Row], list[str], bool]:
     reader = csv.DictReader(io.StringIO(whole, newline=""))
     rows = [{name: value for name, value in row.items() if value} for row in reader]
     return rows, list(reader.fieldnames or []), whole == text
+
+
+def final_test(rows: Sequence[Row]) -> Row | None:
+    """The row of a run's final test; None where there has been none, or the run has gone on since."""
+    tests = [row for row in rows if TEST in row and "env_steps" in row]
+    has_gone_on = tests and any(_env_steps(row) > _env_steps(tests[-1]) for row in rows)
+    return tests[-1] if tests and not has_gone_on else None
 
 
 def _as_text(rows: list[Row], columns: list[str], header: bool = False) -> str:

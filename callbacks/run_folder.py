@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 from weakref import WeakSet
@@ -18,12 +19,17 @@ class FolderLock:
         folder: made if it is not there.
 
     Raises:
-        UsageError: another process has it; its number is named.
+        UsageError: another process has it; its number is named. Or it cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] | None = (folder / LOCK).open("a+")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] | None = (folder / LOCK).open("a+")
+        except OSError as error:
+            raise UsageError(
+                f"run folder {str(folder)!r} cannot be written to: {error.strerror}; allow it, or give a copy"
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -55,6 +61,20 @@ def _release_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_release_in_child)
+
+
+def check_free(folders: Iterable[Path]) -> None:
+    """Refuse to begin beside runs that are under way, as a killed command may have left them.
+
+    Args:
+        folders: of the runs; those that are not there yet are passed over.
+
+    Raises:
+        UsageError: a process writes into one of them.
+    """
+    for folder in folders:
+        if folder.is_dir():
+            FolderLock(folder).release()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from rl_lightning.cli.changes import HARMLESS, flat
 from rl_lightning.cli.runs import NAME, task_of
+from rl_lightning.cli.several.group import GROUP
 from rl_lightning.errors import UsageError
 from rl_lightning.fast.settings import settings_of_wandb
 
@@ -80,7 +81,8 @@ def _name(run_dir: Path) -> str:
     """Its folder's, behind the name of the folder that it has in common with other runs, if there is one."""
     parts = run_dir.absolute().parts
     made = [place for place, part in enumerate(parts) if NAME.search(part)]
-    return "-".join(parts[made[-1] if made else -1 :])
+    of_group = (run_dir.parent / GROUP).is_file()  # in a folder whose name the user chose
+    return "-".join(parts[made[-1] if made else -2 if of_group else -1 :])
 
 
 def _hash_without_seed(config: Namespace) -> str:

@@ -80,7 +80,7 @@ class ObservationNormalizer(nn.Module):
         if not boxes:
             raise UsageError(
                 f"normalize_observations=True is not allowed with observation space {one_line(space)}: "
-                "only real-valued Boxes that are no images are normalized; leave it out"
+                "only real-valued Boxes that are no images are normalized; give false"
             )
         self.paths = list(boxes)
         self.moments = nn.ModuleList([RunningMoments(box.shape) for box in boxes.values()])

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from toys import make_trainer, noise_data, tiny_sac
 
 from rl_lightning import MetricsCSV, UsageError
+from rl_lightning.callbacks.metrics_csv import TEST, final_test
 from rl_lightning.callbacks.run_folder import FolderLock, write_whole
 
 
@@ -141,6 +142,21 @@ def test_a_folder_has_one_process_until_that_ends_however_it_ends(tmp_path):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     FolderLock(tmp_path).release()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path):
+    (tmp_path / "run/.lock").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"run folder '.*run' cannot be written to: Is a directory; allow it"):
+        FolderLock(tmp_path / "run")
+
+
+def test_the_final_test_is_the_last_one_of_a_run_that_has_not_gone_on():
+    early, late = {TEST: "1.0", "env_steps": "100.0"}, {TEST: "2.0", "env_steps": "300.0"}
+    assert final_test([]) is None
+    assert final_test([{"env_steps": "100"}, {TEST: "3.0"}]) is None
+    assert final_test([{"env_steps": "100"}, early, {"lr": "0.1"}]) == early
+    assert final_test([early, {"env_steps": "200"}]) is None
+    assert final_test([early, {"env_steps": "300"}, late]) == late
 
 
 def test_a_child_that_outlives_its_process_does_not_hold_the_folder(tmp_path):

@@ -291,6 +291,14 @@ def test_curves_keep_the_last_evaluation_and_end_with_the_first_run(tmp_path):
     assert result.curves[SECONDS].moments.tolist() == [(3 + 4) / 2, (4 + 4) / 2]
 
 
+def test_training_time_leaves_out_the_steps_before_the_first_batch(tmp_path):
+    run = write_run(tmp_path / "run", 1.0)
+    rows = ["1100,1100,,100.0,1.0,", "1200,1200,,50.0,1.0,", "1300,1300,,,,2.0", "1300,1300,,100.0,1.0,"]
+    (run / "metrics.csv").write_text("\n".join([HEAD, *rows, "1300,1300,1.0,,,", ""]))
+    [side] = sides_of([str(run)], TEST)
+    assert side.runs[0].seconds.tolist() == [1 + 2 + 1]
+
+
 def test_scores_of_several_tasks_are_normalized_and_each_task_stands_by_itself(tmp_path, capsys):
     paths = {}
     for learner, low in (("a2c", 0.0), ("ppo", 5.0)):
@@ -317,6 +325,41 @@ def test_scores_of_several_tasks_are_normalized_and_each_task_stands_by_itself(t
     text = said(capsys, f"A={paths['a2c']}", f"P={paths['ppo'].split(',')[0]}")
     assert "Left out, since not every side has it: A's Acrobot-v1" in text
     assert "normalized" not in text
+
+
+def test_runs_of_one_side_in_environments_that_differ_by_their_own_settings_are_of_different_tasks(tmp_path, capsys):
+    for learner, better in (("a2c", 0.0), ("ppo", 1.0)):
+        for game, score in (("Pong", -20.0), ("Breakout", 400.0)):
+            group = write_group(tmp_path / learner / game, [score + better, score + 5], learner=learner)
+            for config in group.glob("*/config.yaml"):
+                settings = yaml.safe_load(config.read_text())
+                settings["data"]["init_args"]["env_kwargs"] = {"game": game, "frames": 4}
+                config.write_text(yaml.safe_dump(settings))
+    a2c, ppo = (",".join(str(tmp_path / learner / game) for game in ("Pong", "Breakout")) for learner in ("a2c", "ppo"))
+    text = said(capsys, f"A={a2c}", f"P={ppo}")
+    assert "test/return_mean on 2 tasks, normalized" in text
+    assert "test/return_mean on CartPole-v1 game=Pong" in text
+    assert "Ranges: CartPole-v1 game=Breakout 7.5 to 405, CartPole-v1 game=Pong -20 to 7.5" in text
+    assert "frames" not in text
+    text = said(capsys, f"A={a2c}", f"P={tmp_path / 'ppo/Pong'}")
+    assert "Left out, since not every side has it: A's CartPole-v1 game=Breakout." in text
+    text = said(capsys, f"A={tmp_path / 'a2c/Breakout'}", f"P={tmp_path / 'ppo/Pong'}")
+    assert "Runs on CartPole-v1 are not tested alike: they differ in data.env_kwargs.game." in text
+
+
+def test_a_path_with_any_letter_in_its_name_may_be_named(groups, tmp_path, capsys):
+    odd = write_group(tmp_path / "lr=0.1, a b", [1.0, 2.0])
+    text = said(capsys, f"A={groups[0]}", f"lr=0.1={odd}")
+    assert "A's IQM is higher than lr=0.1's" in text
+    assert "a path of it is empty" in refusal("A=")
+    assert "a path of it is empty" in refusal(f"A={groups[0]},", groups[1])
+
+
+def test_rows_without_environment_steps_are_no_scores(groups, capsys):
+    metrics = Path(groups[0]) / "seed-0/metrics.csv"
+    metrics.write_text(metrics.read_text() + ",,3.0,,9.0,\n")
+    assert "A2C │ 5 │ 26.7" in said(capsys, *groups)
+    assert "A2C │ 5 │ 1.00" in said(capsys, *groups, "--metric=train/return")
 
 
 def test_what_makes_sides_unlike_is_said(groups, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The Tab key: words for every setting, and scripts that real shells run."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rl_lightning.cli.help.completion import completion, words_of_classes, words_of_program
+from rl_lightning.cli.help.completion import COMPARE, TUNE, completion, words_of_classes, words_of_program
 from rl_lightning.cli.help.subcommands import SUBCOMMANDS
+from rl_lightning.cli.main import main
 from rl_lightning.cli.shipped import families, names, shipped
 
 LINES = {
@@ -31,6 +33,12 @@ LINES = {
     "rl-lightning resume runs/a --chec": ["--checkpoint.", "--checkpoint="],
     "rl-lightning test --ckpt_path=runs/a": ["runs/a/"],
     "rl-lightning completion z": ["zsh "],
+    "rl-lightning compare ": ["runs/", "script "],
+    "rl-lightning compare runs/a A=r": ["runs/"],
+    "rl-lightning compare runs/a --o": ["--output=", "--overwrite "],
+    "rl-lightning tune --s": ["--seed=", "--seed_everything=", "--seeds=", "--space="],
+    "rl-lightning tune --space=sac_": ["sac_v2 "],
+    "rl-lightning configs ": [],
 }
 ASK = 'COMP_LINE=$1; COMP_POINT=${#1}; COMPREPLY=(); _rl_lightning; printf "%s\\n" "${COMPREPLY[@]}"; echo; '
 
@@ -123,3 +131,16 @@ def test_the_shells_that_there_is_a_script_for_are_told_and_others_refused(
         completion(["tcsh"], parser)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["compare", "tune"])
+def test_the_flags_of_commands_with_a_parser_of_their_own_are_words(
+    name: str, words: tuple[set[str], dict[str, set[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    options = {*re.findall(r"^ +(?:-\w \w+, )?(--[\w-]+)", capsys.readouterr().out, re.M)}
+    of_program, _ = words
+    known = {word.partition("=")[0] for word in (COMPARE if name == "compare" else {*TUNE, *of_program})}
+    assert len(options) > 3
+    assert options <= known

@@ -2,7 +2,7 @@
 
 import inspect
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,9 +14,11 @@ from rl_lightning.cli.help.scripts import BASH, ZSH
 from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.lookups import load, made_by, settings_of, subclasses
 from rl_lightning.cli.plain_parser import PlainParser
-from rl_lightning.cli.shipped import classes_of, names
+from rl_lightning.cli.shipped import classes_of, names, spaces
 from rl_lightning.data.base import EnvironmentDataModule
 
+COMPARE = ("--metric=", "--normalize=", "--output=", "--overwrite")  # its flags
+TUNE = ("--trials=", "--pruner=", "--seed=", "--resume=", "--wandb-sweep=", "--space=")  # beside those of fit
 KINDS = {"--model": Algorithm, "--data": EnvironmentDataModule}
 WHERE = """\
 where it goes:
@@ -112,25 +114,37 @@ def _bash(program: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str:
     text = BASH.replace("@SUBCOMMANDS@", " ".join(SUBCOMMANDS)).replace("@CONFIGS@", " ".join(names()))
     text = text.replace("@WORDS_OF_CLASSES@", "\n".join(cases)).replace("@CLASSES_OF_CONFIGS@", "\n".join(configs))
     text = text.replace("@MODELS@", " ".join(models))
+    text = text.replace("@COMPARE@", " ".join(COMPARE)).replace("@TUNE@", " ".join(_of_tune()))
     text = text.replace("@DATA@", " ".join(name for name in classes if name not in models))
     return text.replace("@PROGRAM@", " ".join(program))
 
 
+def _of_tune() -> list[str]:
+    return [*TUNE, *(f"--space={name}" for name in spaces())]
+
+
 def _fish(program: Sequence[str], classes: Mapping[str, Sequence[str]]) -> str:
-    values: dict[str, list[str]] = {}
-    for word in dict.fromkeys([*program, *(word for words in classes.values() for word in words)]):
-        option, _, value = word.removeprefix("--").partition("=")
-        values.setdefault(option, []).extend([value] if value else [])
-    trains = "-n '__fish_seen_subcommand_from fit validate test predict resume'"
+    trains = "-n '__fish_seen_subcommand_from fit validate test predict resume tune'"
     lines = ["complete -c rl-lightning -f"]
     lines += [
         f'complete -c rl-lightning -n __fish_use_subcommand -a {name} -d "{text}"' for name, text in SUBCOMMANDS.items()
     ]
-    lines += ["complete -c rl-lightning -n '__fish_seen_subcommand_from resume report export' -F"]
+    lines += ["complete -c rl-lightning -n '__fish_seen_subcommand_from resume report export compare' -F"]
     lines += ["complete -c rl-lightning -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'"]
     lines += [f"complete -c rl-lightning {trains} -s c -l config -r -F -a '{' '.join(names())}'"]
+    lines += _fish_options([*program, *(word for words in classes.values() for word in words)], trains)
+    lines += _fish_options(COMPARE, "-n '__fish_seen_subcommand_from compare'")
+    lines += _fish_options(_of_tune(), "-n '__fish_seen_subcommand_from tune'")
+    return "\n".join(lines)
+
+
+def _fish_options(words: Iterable[str], where: str) -> Iterator[str]:
+    """Lines for flags and their values, where the command line is of some subcommands."""
+    values: dict[str, list[str]] = {}
+    for word in dict.fromkeys(words):
+        option, _, value = word.removeprefix("--").partition("=")
+        values.setdefault(option, []).extend([value] if value else [])
     for option, of in values.items():
         if option != "config":
             values_or_files = f"-x -a '{' '.join(of)}'" if of else "-r -F"
-            lines.append(f"complete -c rl-lightning {trains} -l {option} {values_or_files}")
-    return "\n".join(lines)
+            yield f"complete -c rl-lightning {where} -l {option} {values_or_files}"

@@ -40,11 +40,14 @@ _rl_lightning() {
     -*) all='@SUBCOMMANDS@' ;;
     completion-*) all='bash zsh fish' ;;
     resume-resume | report-* | export-*) ;;  # folders of runs
+    configs-*) return 0 ;;
+    compare-*) case $current in -*) all='@COMPARE@' ;; esac ;;
     *--c | *---config) all='@CONFIGS@' ;;
     *) case $current in
          --config=*) all='@CONFIGS@' && all="--config=${all// / --config=}" ;;
          -* | '')
            all='-c @PROGRAM@'
+           [ "$command" != tune ] || all="$all @TUNE@"
            for name in ${model:-@MODELS@} ${data:-@DATA@}; do
              _rl_lightning_words "$name"
              all="$all $words"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rl_lightning.callbacks.metrics_csv import TEST, read_rows
+from rl_lightning.callbacks.metrics_csv import TEST, Row, final_test, read_rows
 from rl_lightning.callbacks.run_folder import write_whole
 from rl_lightning.cli.run_file import Start
 from rl_lightning.cli.runs import Run
@@ -74,14 +74,17 @@ class Group:
         return self.run(seed).folder / "output.log"
 
     def test(self, seed: int) -> Test | None:
-        """The latest final test of a seed's run."""
-        tests = [row for row in read_rows(self.run(seed).folder / "metrics.csv")[0] if TEST in row]
-        return Test(float(tests[-1][TEST]), float(tests[-1]["test/return_std"])) if tests else None
+        """The final test of a seed's run; None where it has none, or has gone on since."""
+        row = self._final_test(seed)
+        return Test(float(row[TEST]), float(row["test/return_std"])) if row else None
 
     def is_finished(self, seed: int) -> bool:
         """Whether a seed's run has its final test behind it, after all environment steps."""
-        rows = read_rows(self.run(seed).folder / "metrics.csv")[0]
-        return bool(rows) and TEST in rows[-1] and float(rows[-1]["env_steps"]) >= self.total_env_steps
+        row = self._final_test(seed)
+        return row is not None and float(row["env_steps"]) >= self.total_env_steps
+
+    def _final_test(self, seed: int) -> Row | None:
+        return final_test(read_rows(self.run(seed).folder / "metrics.csv")[0])
 
     def save(self, settings: Mapping[str, Any] | None = None) -> None:
         """Write it down; with the settings, where they are given."""

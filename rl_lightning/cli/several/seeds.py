@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rl_lightning.callbacks.run_folder import FolderLock
+from rl_lightning.callbacks.run_folder import FolderLock, check_free
 from rl_lightning.cli.changes import HARMLESS
 from rl_lightning.cli.plain_parser import PlainParser
 from rl_lightning.cli.run_file import start_of
@@ -109,7 +109,7 @@ def train_seeds(asked: Asked, check: Check) -> None:
     with _alone_in(folder):
         group = group_in(folder)
         if asked.seeds is None:
-            _check_free(group)
+            check_free(group.run(seed).folder for seed in group.seeds)
             _change(group, asked, check)
         codes = _train(group)
     if any(codes.values()):
@@ -137,13 +137,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check_free(group: Group) -> None:
-    """Refuse to go on beside runs that a killed command has left."""
-    for seed in group.seeds:
-        if (folder := group.run(seed).folder).is_dir():
-            FolderLock(folder).release()
 
 
 def _change(group: Group, asked: Asked, check: Check) -> None:
@@ -206,8 +199,9 @@ def check_apart(checked: Checked) -> None:
     advice = "its random numbers go on where they were, whatever the seed; give init_from for its networks"
     require(checked.settings["ckpt_path"] is None, "ckpt_path", checked.settings["ckpt_path"], advice)
     advice = "all seeds would write there; leave it out, each has its own run folder"
-    for key, value in _found(checked.settings, "dirpath"):
-        require(value is None, key, value, advice)
+    for name in ("dirpath", "buffer_file"):
+        for key, value in _found(checked.settings, name):
+            require(value is None, key, value, advice)
     for key, value in _found(trainer["logger"], "id"):
         require(value is None, f"trainer.logger.{key}", value, "all seeds would be one run; leave it out")
 

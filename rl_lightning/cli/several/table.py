@@ -22,7 +22,7 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
 
     Args:
         group: of the runs.
-        codes: exit codes of the runs, by seed; None for one that has not begun.
+        codes: exit codes of the runs, by seed; None for one that waits for another time.
     """
     tests = {seed: group.test(seed) for seed, code in codes.items() if code == 0}
     lines = [("seed", "return", "time", "folder")]
@@ -50,7 +50,7 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
 def outcome(code: int | None) -> str:
     """How a run with this exit code has ended."""
     if code is None:
-        return "not begun"
+        return "waits"
     if code == 0:
         return "finished"
     return "stopped" if code in STOPPED else "failed"

@@ -16,8 +16,8 @@ from rl_lightning.callbacks.metrics_csv import Row, read_rows
 from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.main import main
 from rl_lightning.cli.several.board import Board, Rows
-from rl_lightning.cli.several.group import Group, group_in
-from rl_lightning.cli.several.seeds import seeds_in
+from rl_lightning.cli.several.group import Checked, Group, group_in
+from rl_lightning.cli.several.seeds import check_apart, seeds_in
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.errors import UsageError
 
@@ -99,7 +99,7 @@ def test_several_seeds_have_one_folder_and_one_table_and_go_on_as_one_where_they
     code, lines = run(capsys, "fit", *FLAGS, "--seeds=0,3", "--jobs=1", waits)
     stopped = folder_of_group()
     assert code == 143
-    assert [line.split()[1] for line in lines if line.endswith(("seed-0", "seed-3"))] == ["stopped", "not"]
+    assert [line.split()[1] for line in lines if line.endswith(("seed-0", "seed-3"))] == ["stopped", "waits"]
     assert not (stopped / "seed-3").exists()
     assert float(rows(stopped / "seed-0")[-1]["env_steps"]) == 144
 
@@ -186,6 +186,14 @@ def test_what_several_seeds_cannot_have_is_refused_in_one_line_before_anything_i
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_all_seeds_would_keep_their_replay_in_is_refused(tmp_path: Path) -> None:
+    trainer = {"fast_dev_run": False, "num_nodes": 1, "logger": False}
+    data = {"class_path": "rl_lightning.ReplayDataModule", "init_args": {"buffer_file": "memory"}}
+    checked = Checked(tmp_path, {"trainer": trainer, "ckpt_path": None, "data": data}, 100)
+    with pytest.raises(UsageError, match=r"^data\.buffer_file='memory' is not allowed: all seeds would write there"):
+        check_apart(checked)
+
+
 def test_seeds_are_a_number_a_range_or_a_list():
     assert seeds_in("3") == [0, 1, 2]
     assert seeds_in("0..4") == [0, 1, 2, 3, 4]
@@ -242,3 +250,8 @@ def test_each_seed_is_a_wandb_run_of_its_own_and_stays_it_where_it_goes_on(tmp_p
     assert logger.init_args.id == "20260101-120000-ab12-seed-3"
     prepare_wandb(logger, tmp_path / "20260102-120000-ab12", is_new=True)
     assert logger.init_args.id == "20260102-120000-ab12"
+    (tmp_path / "mine").mkdir()
+    Group(tmp_path / "mine", [3], 100, None, {}, []).save()  # where RL_LIGHTNING_RUN_FOLDER names the group's folder
+    logger.init_args.id = None
+    prepare_wandb(logger, tmp_path / "mine/seed-3", is_new=True)
+    assert logger.init_args.id == "mine-seed-3"

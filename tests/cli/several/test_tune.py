@@ -1,6 +1,7 @@
 """`rl-lightning tune`: spaces, refusals, trials, pruning, a search that is stopped and goes on, sweeps of W&B."""
 
 import itertools
+import math
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
 from rl_lightning.errors import UsageError
 from rl_lightning.fast.settings import settings_of_wandb
 
+GAMMA = "model.gamma"
 LR = "model.policy_optimizer.init_args.lr"
 SMALL = space_of({"model.gamma": {"min": 0.8, "max": 0.99}, "model.ent_coef": {"values": [0.0, 0.01]}})
 QUICK = [
@@ -189,6 +191,19 @@ def test_what_cannot_be_searched_is_refused_in_one_line_and_leaves_nothing_behin
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+def test_without_a_length_of_epochs_a_search_has_that_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_search", lambda folder, plan, settings: plans.append(plan))
+    Path("space.yaml").write_text("model.gamma: {values: [0.9, 0.99]}\n")
+    plans: list[Plan] = []
+    flags = ["--data.env_steps_per_epoch=null", "--data.total_env_steps=4000", "--trainer.logger=false"]
+    main(["tune", "-c", "a2c/cartpole", "--space=space.yaml", *flags])
+    assert (plans[0].env_steps, plans[0].env_steps_per_epoch) == (4000, 200)
+
+
 def test_values_that_fit_takes_one_by_one_are_no_mistake_where_it_does_not_take_them_together():
     tried = []
 
@@ -253,7 +268,7 @@ def test_a_trial_is_given_up_at_the_first_evaluation_below_the_median_and_never_
     for value in (1.0, 2.0, 3.0, 4.0, 5.0):  # what five trials have at every step: their median is 3
         number, _ = study.begin()
         assert study.given_up_at(number, {0: value, 100: value, 200: value, 300: value}) is None
-        study.complete(number, [value])
+        study.complete(number, [value], {})
     worse, _ = study.begin()
     assert study.given_up_at(worse, {0: -9.0}) is None
     assert study.given_up_at(worse, {0: -9.0, 100: 3.5, 200: -9.0}) is None, "its best so far counts"
@@ -278,7 +293,7 @@ def test_a_search_that_was_stopped_proposes_what_it_would_have_proposed(study_of
     for _ in range(14):  # more than those that are drawn at random
         number, params = study.begin()
         straight.append(params)
-        study.complete(number, [value(params)])
+        study.complete(number, [value(params)], {})
     assert straight[0] == first
     assert len({params["model.gamma"] for params in straight}) == 14
 
@@ -297,7 +312,7 @@ def test_a_search_that_was_stopped_proposes_what_it_would_have_proposed(study_of
         else:
             killed, params = study.begin()
         stopped.append(params)
-        study.complete(killed, [value(params)])
+        study.complete(killed, [value(params)], {})
     assert stopped == straight
 
 
@@ -309,6 +324,8 @@ import os, signal, sys, time
 flags = dict(arg.lstrip("-").partition("=")[::2] for arg in sys.argv[1:] if "=" in arg)
 folder = os.environ.get("RL_LIGHTNING_RUN_FOLDER")
 gamma, seed = float(flags.get("model.gamma", 1)), int(flags.get("seed_everything", 0))
+if gamma == float(flags.get("stopped", -1)):
+    os.kill(os.getpid(), signal.SIGTERM)
 if sys.argv[1] == "resume" or gamma > 0.98:
     print("Traceback of something\\nRuntimeError: gamma is too high\\n")
     sys.exit(1)
@@ -372,6 +389,46 @@ def test_a_trial_that_does_worse_than_the_median_is_told_to_stop_on_its_way(sear
             assert final_return(Folder(tmp_path).run(trial.number, 0) / "metrics.csv") is None
     assert any("pruned" in line for line in lines)
     assert any("reached" in line for line in lines)
+
+
+def test_a_trial_whose_runs_have_all_ended_is_complete_however_low_it_was_and_later_ones_are_compared_with_it(
+    search_with, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from rl_lightning.cli.several.tune import search as module
+
+    monkeypatch.setattr(module, "LOOK", math.inf)  # all runs end before the first look
+    space = space_of({"model.gamma": {"min": 0.2, "max": 0.9}})
+    lines, study = search_with(plan_of(space, trials=9, pruner="median"))
+    assert all("reached" in line for line in lines)
+    for trial in study.best(9):
+        assert trial.intermediate_values == dict.fromkeys((100, 200, 300), pytest.approx(100 * trial.params[GAMMA]))
+    low = space_of({GAMMA: {"min": 0.05, "max": 0.1}})
+    lines, _ = search_with(plan_of(low, trials=10, seeds=2, pruner="median"))  # one after the other
+    assert lines == ["trial 9 pruned after 100 environment steps"]
+    assert not Folder(tmp_path).run(9, 1).exists()
+
+
+def test_a_trial_of_which_a_run_was_stopped_by_somebody_is_named_and_goes_on_at_the_next_start(
+    search_with, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from rl_lightning.cli.several.tune import drawings
+
+    monkeypatch.setattr(drawings, "draw", lambda *_: None)
+    settings = Settings(lambda args: Checked(tmp_path, BARE, 0.0), [], [])
+    plan = plan_of(space_of({GAMMA: {"values": [0.5, 0.6]}}), trials=4)
+    _, study = search_with(plan._replace(trials=0))
+    command._search(Folder(tmp_path), plan._replace(flags=["--stopped=0.5"]), settings)
+    out = capsys.readouterr().out
+    left = [trial.number for trial in study.trials(study.RUNNING)]
+    assert left
+    assert [line.partition(";")[0] for line in out.splitlines() if "has not ended" in line] == [
+        f"trial {number} has not ended: somebody stopped a run of it" for number in left
+    ]
+    assert f"tune --resume {tmp_path}" in out
+    command._search(Folder(tmp_path), plan, settings)
+    out = capsys.readouterr().out
+    assert f"{4 - len(left)} of them done, {len(left)} under way, with which it goes on" in out
+    assert study.count_ended() == 4
 
 
 def test_a_trial_that_was_under_way_goes_on_with_the_runs_that_are_missing(search_with, tmp_path: Path) -> None:

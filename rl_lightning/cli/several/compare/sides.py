@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl_lightning.callbacks.metrics_csv import TEST, Row, read_rows
-from rl_lightning.cli.run_report.facts import settings
+from rl_lightning.callbacks.metrics_csv import TEST, Row, final_test, read_rows
+from rl_lightning.cli.run_report.facts import ABSENT, as_typed, settings
 from rl_lightning.cli.several.compare.statistics import Floats
-from rl_lightning.errors import UsageError
+from rl_lightning.errors import UsageError, require
 
 NAMED = 5  # folders that a message names
 STEPS, SPEED = "env_steps", "time/env_steps_per_second"  # columns
+ENV_KWARGS = "data.env_kwargs."  # how the keys of an environment's own settings begin
 
 
 class Scored(NamedTuple):
@@ -21,7 +22,7 @@ class Scored(NamedTuple):
 
     Attributes:
         folder: of the run.
-        task: the environment's id.
+        task: the environment's id, with those of its own settings in which runs of one side differ.
         seed: as config.yaml has it.
         settings: by their keys, without seed and task.
         score: the metric at the end.
@@ -64,7 +65,7 @@ def sides_of(given: Sequence[str], metric: str) -> list[Side]:
     Raises:
         UsageError: no runs, one twice, a run without a finite score, or sides of one name.
     """
-    read = [_side(each, metric) for each in given]
+    read = _by_task([_side(each, metric) for each in given])
     learners = [{str(run.settings.get("model.class_path")) for run in runs} for _, _, runs in read]
     sides = []
     for (name, paths, runs), its in zip(read, learners, strict=True):
@@ -76,6 +77,12 @@ def sides_of(given: Sequence[str], metric: str) -> list[Side]:
         raise UsageError(f"{twice[0]!r} names {names.count(twice[0])} sides: give each a name of its own, NAME=PATH")
     _check_once(sides)
     return sides
+
+
+def unlike(runs: Sequence[Scored], keys: tuple[str, ...]) -> list[str]:
+    """Settings in which runs differ, of those whose keys begin so."""
+    its = [frozenset((k, as_typed(value)) for k, value in run.settings.items() if k.startswith(keys)) for run in runs]
+    return sorted({key for key, _ in frozenset.union(*its) - frozenset.intersection(*its)})
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -96,29 +103,64 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _side(given: str, metric: str) -> tuple[str, str, list[Scored]]:
-    is_path = Path(given).exists()  # whose name may have any letter in it
-    name, _, paths = ("", "", given) if is_path else given.rpartition("=")
-    folders = [folder for path in ([given] if is_path else paths.split(",")) for folder in run_folders(Path(path))]
+    name, paths = _name_and_paths(given)
+    folders = [folder for path in paths for folder in run_folders(Path(path))]
     rows = {folder: read_rows(folder / "metrics.csv")[0] for folder in folders}
-    without = [folder for folder in folders if not any(metric in row for row in rows[folder])]
-    if metric == TEST:
-        without = [folder for folder in folders if not _is_tested(rows[folder])]
-    if without:
+    scored = {
+        folder: _scored(folder, its, last, metric) for folder, its in rows.items() if (last := _last(its, metric))
+    }
+    if without := [folder for folder in folders if folder not in scored]:
         fix = "leave them out" if metric != TEST else "finish them with `rl-lightning resume RUN`, leave them out, or "
         fix += "--metric=val/return_mean takes the last evaluation" if metric == TEST else ""
         what = "without a final test" if metric == TEST else f"without any {metric}"
         raise UsageError(f"{len(without)} of {len(folders)} runs of {given!r} are {what}, {_few(without)}: {fix}")
-    return name, paths, [_scored(folder, rows[folder], metric) for folder in folders]
+    return name, ",".join(paths), [scored[folder] for folder in folders]
 
 
-def _scored(folder: Path, rows: Sequence[Row], metric: str) -> Scored:
+def _name_and_paths(given: str) -> tuple[str, list[str]]:
+    """What PATH, NAME=PATH or NAME=PATH,PATH says; a path that there is may have any letter in its name."""
+    ends = [-1, *(place for place, letter in enumerate(given) if letter == "=")]
+    readings = [
+        (given[: max(end, 0)], paths) for end in ends for paths in ([given[end + 1 :]], given[end + 1 :].split(","))
+    ]
+    name, paths = next((each for each in readings if all(map(_is_there, each[1]))), readings[-1])
+    require(all(paths), "SIDE", given, "a path of it is empty; give NAME=PATH or NAME=PATH,PATH, without spaces")
+    return name, paths
+
+
+def _is_there(path: str) -> bool:
+    return bool(path) and Path(path).exists()
+
+
+def _by_task(sides: Sequence[tuple[str, str, list[Scored]]]) -> list[tuple[str, str, list[Scored]]]:
+    """The same, where runs of one side in environments of one id, but other settings, have tasks of their own."""
+    telling: dict[str, set[str]] = {}  # keys, by the environment's id
+    for _, _, runs in sides:
+        for task in {run.task for run in runs}:
+            its = [run for run in runs if run.task == task]
+            telling.setdefault(task, set()).update(unlike(its, (ENV_KWARGS,)))
+    return [(name, paths, [_with_task(run, sorted(telling[run.task])) for run in runs]) for name, paths, runs in sides]
+
+
+def _with_task(run: Scored, telling: Sequence[str]) -> Scored:
+    values = (f"{key.removeprefix(ENV_KWARGS)}={as_typed(run.settings.get(key, ABSENT))}" for key in telling)
+    return run._replace(task=" ".join([run.task, *values]))
+
+
+def _last(rows: Sequence[Row], metric: str) -> Row | None:
+    """The row with a run's score: of the final test, or the last that has the metric."""
+    if metric == TEST:
+        return final_test(rows)
+    return next((row for row in reversed(rows) if metric in row and STEPS in row), None)
+
+
+def _scored(folder: Path, rows: Sequence[Row], last: Row, metric: str) -> Scored:
     its = settings(folder / "config.yaml")
-    last = [row for row in rows if metric in row][-1]
     score = float(last[metric])
     if not math.isfinite(score):
         raise UsageError(f"run {str(folder)!r} ends with {metric}={score}: it cannot be averaged; leave the run out")
     curve = metric.replace("test/", "val/")
-    evaluated = [row for row in rows if curve in row and math.isfinite(float(row[curve]))]
+    evaluated = [row for row in rows if curve in row and STEPS in row and math.isfinite(float(row[curve]))]
     steps = np.array([float(row[STEPS]) for row in evaluated])
     return Scored(
         folder,
@@ -134,19 +176,19 @@ def _scored(folder: Path, rows: Sequence[Row], metric: str) -> Scored:
 
 
 def _seconds(rows: Sequence[Row], env_steps: Floats) -> Floats | None:
-    """Time inside training batches until some environment steps: each row's steps over its speed, added up."""
-    noted = [(float(row[STEPS]), float(row[SPEED])) for row in rows if SPEED in row]
+    """Time inside training batches until some environment steps: each row's steps over its speed, added up.
+
+    Steps before the first row may be in no batch of the run: replay's random ones, or those before a checkpoint. So it
+    has no more of them than a later row has.
+    """
+    noted = [(float(row[STEPS]), float(row[SPEED])) for row in rows if SPEED in row and STEPS in row]
     if not noted:
         return None
-    steps, speeds = np.array([(0.0, 1.0), *noted]).T
-    seconds: Floats = np.interp(env_steps, steps, np.cumsum(np.diff(steps, prepend=0.0) / speeds))
+    steps, speeds = np.array(noted).T
+    taken = np.diff(steps, prepend=0.0)
+    taken[0] = min(taken[0], taken[1:].max(initial=0.0) or taken[0])
+    seconds: Floats = np.interp(env_steps, [steps[0] - taken[0], *steps], [0.0, *np.cumsum(taken / speeds)])
     return seconds
-
-
-def _is_tested(rows: Sequence[Row]) -> bool:
-    """Whether the run's end was tested: a run that has gone on since then is under way."""
-    tested = [float(row[STEPS]) for row in rows if TEST in row]
-    return bool(tested) and tested[-1] == max(float(row[STEPS]) for row in rows if STEPS in row)
 
 
 def _check_once(sides: Sequence[Side]) -> None:

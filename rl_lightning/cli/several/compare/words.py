@@ -7,7 +7,7 @@ import numpy as np
 
 from rl_lightning.cli.run_report.facts import as_typed
 from rl_lightning.cli.several.compare.comparison import Pair, Result, Scope
-from rl_lightning.cli.several.compare.sides import Scored, Side
+from rl_lightning.cli.several.compare.sides import Side, unlike
 from rl_lightning.cli.several.compare.statistics import ALPHA, FEWEST, Estimate
 
 MANY = 1000  # seeds; a difference that needs more is called too small
@@ -80,8 +80,7 @@ def notes_of(sides: Sequence[Side], tasks: Sequence[str], scopes: Sequence[Scope
         if max(every) > BATCHES * min(every):
             each = ", ".join(f"{name} {_range(its)}" for name, its in lengths.items())
             notes.append(f"Scores on {task} are not of the same environment steps: {each}.")
-        conditions = [_conditions(run) for side in compared for run in side.runs if run.task == task]
-        if keys := sorted({key for key, _ in frozenset.union(*conditions) - frozenset.intersection(*conditions)}):
+        if keys := unlike([run for side in compared for run in side.runs if run.task == task], CONDITIONS):
             notes.append(f"Runs on {task} are not tested alike: they differ in {', '.join(keys)}.")
     for side in compared:
         if keys := _mixed(side, tasks):
@@ -142,10 +141,6 @@ def _mixed(side: Side, tasks: Sequence[str]) -> list[str]:
         keys = {key for settings in its for key in settings if not key.startswith(NO_SETTINGS)}
         mixed |= {key for key in keys if len({as_typed(settings.get(key, "")) for settings in its}) > 1}
     return sorted(mixed)
-
-
-def _conditions(run: Scored) -> frozenset[tuple[str, str]]:
-    return frozenset((key, as_typed(value)) for key, value in run.settings.items() if key.startswith(CONDITIONS))
 
 
 def _range(steps: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.plain_parser import PlainParser
@@ -17,6 +18,9 @@ from rl_lightning.cli.several.tune.space import read_space
 from rl_lightning.cli.several.tune.sweeps import write_sweep
 from rl_lightning.cli.shipped import config_path, spaces
 from rl_lightning.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from rl_lightning.cli.several.tune.study import Study
 
 TUNE = (
     "Search for the settings with which a learner does best: Optuna proposes trials from the ones before, each has "
@@ -63,7 +67,8 @@ def tune(args: Sequence[str], check: Check) -> None:
     require(seed >= 0, "seed", seed, "give 0 or more")
     settings = Settings(check, configs, flags)
     settings.check(space)
-    steps, epoch = (int(settings.value(f"data.{key}")) for key in ("total_env_steps", "env_steps_per_epoch"))
+    steps, epoch = (settings.value(f"data.{key}") for key in ("total_env_steps", "env_steps_per_epoch"))
+    epoch = epoch or max(1, steps // 20)  # as data understands null
     plan = Plan(space, flags, trials, seeds, jobs, pruner, seed, steps, epoch)
     folder = Folder(settings.run_dir.with_name(f"tune-{settings.run_dir.name}"))
     folder.make(configs)
@@ -121,24 +126,23 @@ def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
     from rl_lightning.cli.several.tune.study import Study
     from rl_lightning.cli.several.tune.summary import advice, write_best
 
+    go_on = f"{program_name('rl-lightning')} tune --resume {quote(str(folder.path))}"
     lock = FolderLock(folder.path)
     try:
         folder.write(plan)  # there may be more trials than before
         first = settings.params(plan.space)
         study = Study(folder.journal, plan, first)
-        print(f"Search folder: {folder.path}\n{_plan_in_words(plan, study.count_ended())}")
+        print(f"Search folder: {folder.path}\n{_plan_in_words(plan, study)}")
         print(
             "Trial 0 is the config as it stands" if first else "The config as it stands is not in the space", flush=True
         )
         try:
             search(folder, plan, study, lambda line: print(line, flush=True))
         except SystemExit:
-            path = quote(str(folder.path))
-            print(
-                f"Stopped after {study.count_ended()} of {plan.trials} trials; go on: "
-                f"{program_name('rl-lightning')} tune --resume {path}"
-            )
+            print(f"Stopped after {study.count_ended()} of {plan.trials} trials; go on: {go_on}")
             raise
+        for trial in study.trials(study.RUNNING):
+            print(f"trial {trial.number} has not ended: somebody stopped a run of it; go on: {go_on}", flush=True)
         write_best(folder, plan, study, settings)
         draw(folder.path, plan, study)
         print(advice(folder, plan, study))
@@ -146,9 +150,11 @@ def _search(folder: Folder, plan: Plan, settings: Settings) -> None:
         lock.release()
 
 
-def _plan_in_words(plan: Plan, ended: int) -> str:
+def _plan_in_words(plan: Plan, study: "Study") -> str:
     searched = ", ".join(key.replace(".init_args", "") for key in plan.space.searched)
+    ended, under_way = study.count_ended(), len(study.trials(study.RUNNING))
     done = f", {ended} of them done" if ended else ""
+    done += f", {under_way} under way, with which it goes on" if under_way else ""
     seeds = f"{plan.seeds} seed{'s' * (plan.seeds > 1)}"
     return (
         f"{plan.trials} trials of {seeds} and {plan.env_steps:,} environment steps{done}\n"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rl_lightning.callbacks.metrics_csv import TEST, read_rows
+from rl_lightning.callbacks.metrics_csv import TEST, final_test, read_rows
 
 EVALUATION = "val/return_mean"
 
@@ -26,8 +26,8 @@ def evaluations_in(metrics: Path) -> Evaluations:
 
 def final_return(metrics: Path) -> float | None:
     """Mean return of the final test's episodes; None where there has been none."""
-    tests = [row[TEST] for row in read_rows(metrics)[0] if TEST in row]
-    return float(tests[-1]) if tests else None
+    row = final_test(read_rows(metrics)[0])
+    return float(row[TEST]) if row else None
 
 
 def means_at(runs: Sequence[Evaluations], every: int) -> dict[int, float]:

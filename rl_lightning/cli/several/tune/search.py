@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from rl_lightning.callbacks.run_folder import FolderLock
+from rl_lightning.callbacks.run_folder import check_free
 from rl_lightning.cli.runs import FOLDER, Run
 from rl_lightning.cli.several.processes import Job, side_by_side, this_program
 from rl_lightning.cli.several.table import STOPPED, reason
@@ -44,6 +44,11 @@ class Runs:
     def is_over(self) -> bool:
         """Whether no more of its runs are wanted."""
         return self.given_up_at is not None or self.fault is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its runs have reached their end; then nothing is left to give up."""
+        return self.fault is None and all(map(math.isfinite, self.returns()))
 
     @property
     def has_ended(self) -> bool:
@@ -146,12 +151,14 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
                 names |= {runs.name(seed) for seed in runs.begun - runs.ended}
         return names
 
-    _check_free(study, folder, plan)
+    left = [trial.number for trial in study.trials(study.RUNNING)]
+    check_free(folder.run(number, seed) for number in left for seed in range(plan.seeds))
     for ended in side_by_side(jobs(), plan.jobs, unwanted=unwanted):
         number, seed = map(int, ended.job.name.split("/"))
         runs = running[number]
-        look(runs)  # all of its evaluations are, also those that came since the last look
         runs.note(seed, ended.code)
+        if not runs.is_complete:
+            look(runs)  # the evaluations that came since the last look
         if runs.has_ended:
             end(runs)
 
@@ -159,23 +166,14 @@ def search(folder: Folder, plan: Plan, study: Study, say: Callable[[str], None])
 def _end(study: Study, runs: Runs) -> str:
     """Note how a trial has ended, and say it."""
     number, returns = runs.number, runs.returns()
-    if runs.fault is None and runs.given_up_at is None and not all(map(math.isfinite, returns)):
-        runs.fault = f"returns {returns} are not all finite"
-    if runs.fault is not None:
-        study.fail(number, runs.fault)
-        return f"trial {number} failed: {runs.fault}"
-    if runs.given_up_at is not None:
+    if runs.given_up_at is not None and not runs.is_complete:
         study.prune(number)
         return f"trial {number} pruned after {runs.given_up_at:,} environment steps"
-    value, [best] = study.complete(number, returns), study.best(1)
+    if not runs.is_complete:
+        fault = runs.fault or f"returns {returns} are not all finite"
+        study.fail(number, fault)
+        return f"trial {number} failed: {fault}"
+    value, [best] = study.complete(number, returns, runs.values()), study.best(1)
     is_best = "the best so far" if best.number == number else f"best: trial {best.number}, {best.value:.1f}"
     of_seeds = f" ({', '.join(f'{each:.1f}' for each in returns)})" if len(returns) > 1 else ""
     return f"trial {number} reached {value:.1f}{of_seeds}; {is_best}"
-
-
-def _check_free(study: Study, folder: Folder, plan: Plan) -> None:
-    """Refuse to go on beside runs that a killed search has left."""
-    for trial in study.trials(study.RUNNING):
-        for seed in range(plan.seeds):
-            if (path := folder.run(trial.number, seed)).is_dir():
-                FolderLock(path).release()

@@ -80,7 +80,7 @@ class Study:
             number: of the trial.
             values: intermediate ones by environment steps, ascending; those before the last one seen are passed over.
         """
-        trial, seen = self._running[number], self.optuna.get_trials(deepcopy=False)[number].intermediate_values
+        trial, seen = self._running[number], self._seen(number)
         for step, value in values.items():
             if step < max(seen, default=0):
                 continue
@@ -90,10 +90,18 @@ class Study:
                 return step
         return None
 
-    def complete(self, number: int, returns: Sequence[float]) -> float:
-        """End a trial with its value: the mean of the returns of its seeds."""
+    def complete(self, number: int, returns: Sequence[float], values: Mapping[int, float]) -> float:
+        """End a trial with its value: the mean of the returns of its seeds.
+
+        Args:
+            number: of the trial.
+            returns: of its seeds.
+            values: as of `given_up_at`; trials to come are compared with them.
+        """
         value = math.fsum(returns) / len(returns)
-        trial = self._running.pop(number)
+        trial, seen = self._running.pop(number), self._seen(number)
+        for step in sorted(values.keys() - seen.keys()):
+            trial.report(values[step], step)
         trial.set_user_attr(RETURNS, list(returns))
         self.optuna.tell(trial, value)
         return value
@@ -111,6 +119,10 @@ class Study:
     def best(self, count: int) -> list[FrozenTrial]:
         """Complete trials of the highest values, the highest first."""
         return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: (-value_of(trial), trial.number))[:count]
+
+    def _seen(self, number: int) -> dict[int, float]:
+        """The intermediate values that have been noted of a trial."""
+        return self.optuna.get_trials(deepcopy=False)[number].intermediate_values
 
     def _propose(self, trial: Trial) -> dict[str, Scalar]:
         self._running[trial.number] = trial
