@@ -21,8 +21,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
-from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.algorithms.trainer_settings import check_trainer
+from rl_lightning.algorithms.shared.precision import check_precision
+from rl_lightning.algorithms.shared.trainer_settings import check_trainer
 from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV, VideoRecorder
 from rl_lightning.callbacks.model_summary import NetworkSummary
 from rl_lightning.checkpoints import check_networks, check_resumable, local_file
