@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rl_lightning.algorithms.shared.acting import begin_acting, load_state_of_acting, state_of_acting
 from rl_lightning.algorithms.shared.callbacks import lacking, of_every_learner
 from rl_lightning.algorithms.shared.computing import as_run
-from rl_lightning.algorithms.shared.divergence import check_finite, check_optimizer_states, finite, traced_to_divergence
+from rl_lightning.algorithms.shared.divergence import check_finite, finite, traced_to_divergence
 from rl_lightning.algorithms.shared.evaluation import Evaluation, record, warn_of_random_weights
 from rl_lightning.algorithms.shared.frozen import Frozen
 from rl_lightning.algorithms.shared.hooks import Hooks
@@ -417,14 +417,12 @@ class Algorithm(LightningModule, ABC):
             Divergence: where weights or moments are not finite; nothing is written then.
         """
         self.check_finite()
-        if states := checkpoint.get("optimizer_states"):
-            check_optimizer_states(states, self._optimizers.described, self.env_steps)
         checkpoint[KEY] = {
             **self.signature,
             "schema": SCHEMA,
             "gradient_steps": self.gradient_steps,
             "env_steps": self.env_steps,
-            "learned": {} if states == [] else self._optimizers.described,  # a trainer that evaluates has no optimizers
+            "learned": self._optimizers.described_in(checkpoint, self.env_steps),
             "logged": logger.state_dict() if (logger := metrics_csv_of(self.trainer)) else None,
             "policy": self.policy_description(),
         }

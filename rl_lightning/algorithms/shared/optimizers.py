@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from rl_lightning.algorithms.shared.divergence import check_optimizer_states
 from rl_lightning.algorithms.shared.learned import Learned, Stepper, trainable
 from rl_lightning.checkpoints import KEY, Continued, continue_optimizers
 from rl_lightning.errors import UsageError
@@ -89,6 +90,21 @@ class Optimizers:
     def step(self, name: str, gradients: tuple[Tensor, ...]) -> None:
         """Move the network of this name along its gradients; its schedule moves on."""
         self._steppers[name](gradients)
+
+    def described_in(self, checkpoint: State, env_steps: int) -> dict[str, State]:
+        """What a checkpoint is to say of the optimizers whose states it has.
+
+        Args:
+            checkpoint: to be saved.
+            env_steps: of the run so far, for the message.
+
+        Raises:
+            Divergence: where moments are not finite.
+        """
+        states = checkpoint.get("optimizer_states")  # None where weights alone are saved
+        if states:
+            check_optimizer_states(states, self.described, env_steps)
+        return {} if states == [] else self.described  # a trainer that only evaluates has none
 
     def go_on(self, checkpoint: State, clock: Clock, alone: bool) -> None:
         """Make a checkpoint's optimizers and schedulers those of this run, in place, as `continue_optimizers` does.
