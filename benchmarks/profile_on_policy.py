@@ -17,8 +17,8 @@ import torch
 from benchmarks.on_policy import TASKS, run_ours
 from benchmarks.report import describe_machine, markdown_table
 from benchmarks.throughput import rate
-from rl_lightning import A2C, PPO
-from rl_lightning.algorithms import base as algorithms
+from rl_lightning import A2C, PPO, Algorithm
+from rl_lightning.algorithms.shared import computing
 from rl_lightning.data import base as data
 
 COMPILING = 1.0  # seconds; a call that takes longer is the one that compiles
@@ -47,12 +47,12 @@ def main() -> None:
         envs.step = timed("environments", envs.step)  # type: ignore[method-assign]
         return envs
 
-    compiled_or_eager, make_vec_env = algorithms.compiled_or_eager, data.make_vec_env
-    algorithms.compiled_or_eager = lambda *of: timed("gradients (compiled)", compiled_or_eager(*of))  # type: ignore[assignment]
+    compiled_or_eager, make_vec_env = computing.compiled_or_eager, data.make_vec_env
+    computing.compiled_or_eager = lambda *of: timed("gradients (compiled)", compiled_or_eager(*of))  # type: ignore[assignment]
     data.make_vec_env = timed_envs  # type: ignore[assignment]
     for learner in (A2C, PPO):
         learner.act = timed("policy", learner.act)  # type: ignore[method-assign]
-    algorithms.Algorithm.step = timed("optimizers", algorithms.Algorithm.step)  # type: ignore[method-assign]
+    Algorithm.step = timed("optimizers", Algorithm.step)  # type: ignore[method-assign]
 
     task = TASKS[name]
     whole = 1e6 / rate(run_ours(name), task.warmup)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -181,6 +182,11 @@ class MetricsCSV(Logger):
 
     def _cannot_write(self, error: OSError) -> UsageError:
         return UsageError(f"{str(self.path)!r} cannot be written: {error.strerror}; make room there, or allow it")
+
+
+def metrics_csv_of(trainer: Trainer) -> MetricsCSV | None:
+    """The first of a trainer's loggers that is one; None where it has none."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)), None)
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[str], bool]:

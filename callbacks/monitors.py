@@ -78,6 +78,14 @@ def _on_clock(logger: Logger, clock: Clock) -> Callable[..., None]:
     return log_metrics
 
 
+def keep_patience(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let EarlyStopping go on with the patience that it has now, whatever a checkpoint's had: it is a setting."""
+    states = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            states[callback.state_key]["patience"] = callback.patience
+
+
 def let_wait(trainer: Trainer) -> None:
     """Let EarlyStopping wait for a training metric that no row has had yet, instead of failing."""
     for callback in _watching_training(trainer):

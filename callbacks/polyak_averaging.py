@@ -34,6 +34,16 @@ class PolyakAveraging(Callback):
         self.gradient_steps = 0
         self._pairs: list[tuple[list[Tensor], list[Tensor], nn.Module]] = []  # tensors of target and online, and that
 
+    def check_pace(self, tau: float, target_update_interval: int) -> None:
+        """Refuse one more target that is to follow at another pace.
+
+        Raises:
+            UsageError: naming the pace.
+        """
+        pace, own = (tau, target_update_interval), (self.tau, self.target_update_interval)
+        advice = f"one callback moves all targets of a learner; give {own} here too"
+        require(pace == own, "tau, target_update_interval", pace, advice)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A run starts at zero, unless a checkpoint is restored after this."""
         if stage == "fit":

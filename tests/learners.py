@@ -30,7 +30,7 @@ from rl_lightning import (
     SACv2,
     SoftQ,
 )
-from rl_lightning.algorithms.learned import Gradients
+from rl_lightning.algorithms.shared.learned import Gradients
 from rl_lightning.data.base import EnvironmentDataModule
 
 SMOOTH = partial(MLP, hidden_sizes=(8,), activation="tanh")  # no unit of it is ever dead

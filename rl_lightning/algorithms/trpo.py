@@ -9,9 +9,9 @@ from torch.nn.utils import parameters_to_vector
 
 from rl_lightning.algorithms.base import Algorithm, Gradients, Metrics, check_ranges, grad
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, LikelihoodRatio
-from rl_lightning.algorithms.learned import trainable
 from rl_lightning.algorithms.off_policy_critic import CriticCallable
 from rl_lightning.algorithms.policy_gradient import PolicyGradient, in_standard_units, over_dimensions
+from rl_lightning.algorithms.shared.learned import trainable
 from rl_lightning.data import RolloutDataModule, RolloutStream, check_minibatches, shuffled
 from rl_lightning.errors import require
 from rl_lightning.functional import explained_variance, half_squared_error

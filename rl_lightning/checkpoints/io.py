@@ -5,10 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from rl_lightning.checkpoints.file import read, write
 from rl_lightning.checkpoints.restoring import check_schema, local_file
 from rl_lightning.errors import require
+
+
+def keep_checkpoints_whole(strategy: Strategy) -> None:
+    """Give a strategy that has Lightning's own way with checkpoints ours; one that was given as a plugin stays."""
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

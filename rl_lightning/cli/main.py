@@ -1,40 +1,33 @@
 """The command line: LightningCLI with every space linked from data to model, and a folder of its own for every run."""
 
-import inspect
 import logging
 import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import wandb
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rl_lightning import Algorithm  # and with it every learner, to be listed and known by its name
-from rl_lightning.algorithms.precision import check_precision
-from rl_lightning.algorithms.trainer_settings import check_trainer
-from rl_lightning.callbacks import Checkpoints, EnvStepsProgressBar, MetricsCSV, VideoRecorder
-from rl_lightning.callbacks.model_summary import NetworkSummary
-from rl_lightning.checkpoints import check_networks, check_resumable, local_file
+from rl_lightning.algorithms.shared.precision import check_precision
+from rl_lightning.algorithms.shared.trainer_settings import check_trainer
+from rl_lightning.callbacks import MetricsCSV
+from rl_lightning.checkpoints import local_file
 from rl_lightning.cli.changes import Change, changes, check_changes
 from rl_lightning.cli.environment_variables import check_environment_variables
 from rl_lightning.cli.export import export
 from rl_lightning.cli.help.completion import completion
-from rl_lightning.cli.help.subcommands import SUBCOMMANDS
 from rl_lightning.cli.light import answered
 from rl_lightning.cli.loggers import keep_inside
-from rl_lightning.cli.parser import OneLineErrorParser, config_files_first
-from rl_lightning.cli.report import report
+from rl_lightning.cli.parser import OURS, OneLineErrorParser, config_files_first
+from rl_lightning.cli.report import report, save_episodes
 from rl_lightning.cli.run_file import note_start
 from rl_lightning.cli.run_report.command import write_report
 from rl_lightning.cli.runs import Run, find_checkpoint, make, new_folder, note, resumed
@@ -44,27 +37,11 @@ from rl_lightning.cli.several.group import Checked
 from rl_lightning.cli.several.seeds import asked_in, train_seeds
 from rl_lightning.cli.several.tune.command import tune
 from rl_lightning.cli.starting import start_from, start_of_run
-from rl_lightning.cli.wandb_runs import name_run, prepare_wandb
-from rl_lightning.data.base import EnvironmentDataModule
+from rl_lightning.cli.training.callbacks import as_list, callbacks_of
+from rl_lightning.cli.training.settings import OF_PARSER, add_settings, add_subcommands, spelled_out
+from rl_lightning.cli.wandb_runs import name_runs, prepare_wandb
 from rl_lightning.data.processes import lost_a_process
-from rl_lightning.data.replay.datamodule import ReplayDataModule
-from rl_lightning.data.rollout_replay import RolloutReplayDataModule
-from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, require
-
-DEFAULTS = {
-    "trainer.default_root_dir": "runs",
-    "trainer.max_epochs": -1,  # the run ends by data.total_env_steps
-    "trainer.num_sanity_val_steps": 0,
-    "trainer.logger": {"class_path": "rl_lightning.callbacks.WandbRun"},
-}
-
-VIDEO = "--trainer.callbacks+=rl_lightning.callbacks.VideoRecorder"  # what predict --video stands for
-USAGE = "rl-lightning {} -c CONFIG [--KEY=VALUE ...]"
-WHOLE = (
-    "{} This is every setting; `rl-lightning {} --help` is the short help. Sections near the end name the settings of "
-    "each algorithm and datamodule; --model.help=SAC and --data.help=ReplayDataModule say what they mean."
-)
-TRAINING = ("fit", "validate", "test", "predict")  # the subcommands of LightningCLI
+from rl_lightning.errors import UsageError, require
 
 
 class RLCLI(LightningCLI):
@@ -88,15 +65,7 @@ class RLCLI(LightningCLI):
             LightningDataModule,
             save_config_callback=SaveRunConfig,
             parser_class=OneLineErrorParser,
-            parser_kwargs={
-                "description": "Reinforcement learning under PyTorch Lightning.",
-                "parser_mode": "omegaconf",
-                "allow_abbrev": False,
-                **{
-                    name: {"description": WHOLE.format(SUBCOMMANDS[name], name), "usage": USAGE.format(name)}
-                    for name in TRAINING
-                },
-            },
+            parser_kwargs=OF_PARSER,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -106,18 +75,11 @@ class RLCLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Add the subcommands that are not LightningCLI's, so that it knows their names."""
         super().setup_parser(*args, **kwargs)
-        assert self.parser._subcommands_action is not None
-        for name, text in SUBCOMMANDS.items():
-            if name not in TRAINING:
-                self.parser._subcommands_action.add_subcommand(name, OneLineErrorParser(), help=text)
+        add_subcommands(self.parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with flags over config files, wherever on the line they stand; --model.init_from is --init_from too."""
-        given = ["--help" if arg == "--help=all" else arg for arg in args]
-        own = ("init_from", "init_parts")
-        given = [f"--{flag}" if (flag := arg.removeprefix("--model.")).startswith(own) else arg for arg in given]
-        if given[:1] == ["predict"]:
-            given = [VIDEO if arg == "--video" else arg for arg in given]
+        given = spelled_out(args)
         if given[:1] == ["resume"]:
             self.resumes, given = resumed(given)
         if given[:1] == ["completion"]:
@@ -139,30 +101,7 @@ class RLCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoint's settings, our defaults, and the links from data to model."""
-        # LightningCLI would add its own also with trainer.enable_checkpointing=false
-        parser.add_class_arguments(Checkpoints, "checkpoint", fail_untyped=False, sub_configs=True)
-        parser.set_defaults(DEFAULTS)
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            help="A run folder or checkpoint (file or URL) whose networks to start from, with everything else fresh.",
-        )
-        parser.add_argument(
-            "--init_parts",
-            type=list[str] | None,
-            help="Which of its networks to take, e.g. [policy,normalizers], also of another algorithm; by default all.",
-        )
-        for space in ("observation_space", "action_space"):
-            parser.link_arguments(f"data.{space}", f"model.init_args.{space}", apply_on="instantiate")
-        learners = sorted(Algorithm.__subclasses__(), key=lambda learner: learner.__name__)
-        for learner in learners:
-            parser.add_argument_group(f"{learner.__name__}, --model.KEY", _settings_of(learner))
-        for data in EnvironmentDataModule.__subclasses__():
-            its = ", ".join(learner.__name__ for learner in learners if learner.learns_from is data)
-            parser.add_argument_group(f"{data.__name__} (for {its}), --data.KEY", _settings_of(data))
-        its = ", ".join(learner.__name__ for learner in learners if learner.takes_critic)
-        name = f"{RolloutReplayDataModule.__name__} (for {its} with a critic), --data.KEY"
-        parser.add_argument_group(name, _settings_of(RolloutReplayDataModule))
+        add_settings(parser)
 
     # Before the run folder exists
 
@@ -192,7 +131,7 @@ class RLCLI(LightningCLI):
             self.run_dir = new_folder(config)
         if self.subcommand != "fit" or self.run_dir is None:
             config.trainer.logger = False  # looking at a checkpoint leaves no logs behind
-        for logger in _as_list(config.trainer.logger):
+        for logger in as_list(config.trainer.logger):
             assert self.run_dir is not None
             prepare_wandb(logger, self.run_dir, is_new=self.resumes is None)
             keep_inside(logger, self.run_dir)
@@ -210,27 +149,11 @@ class RLCLI(LightningCLI):
         try:
             self._check_start(metrics_csv)
             config.ckpt_path = self.checkpoint
-            for logger in _as_list(config.trainer.logger):
-                if isinstance(logger, WandbLogger) and self.run_dir is not None:
-                    name_run(logger, self.run_dir, self.config[self.subcommand])
-            callbacks = _as_list(config.trainer.callbacks)
-            for callback in callbacks:
-                if isinstance(callback, VideoRecorder) and callback.dirpath is None and self.run_dir is not None:
-                    callback.dirpath = str(self.run_dir / "videos")
-            if config.trainer.enable_progress_bar is not False and not any(
-                isinstance(c, ProgressBar) for c in callbacks
-            ):
-                callbacks = [*callbacks, EnvStepsProgressBar()]
-            if config.trainer.enable_model_summary is not False and not any(
-                isinstance(c, ModelSummary) for c in callbacks
-            ):
-                callbacks = [*callbacks, NetworkSummary()]
-                overrides["enable_model_summary"] = False  # Lightning's own
-            if config.trainer.enable_checkpointing is not False:
-                callbacks = [*callbacks, config.checkpoint]
-            overrides["callbacks"] = callbacks
+            if self.run_dir is not None:
+                name_runs(as_list(config.trainer.logger), self.run_dir, self.config[self.subcommand])
+            overrides |= callbacks_of(config, self.run_dir)
             if metrics_csv:
-                overrides["logger"] = [metrics_csv, *_as_list(config.trainer.logger)]  # the first gives the log_dir
+                overrides["logger"] = [metrics_csv, *as_list(config.trainer.logger)]  # the first gives the log_dir
             trainer = self._make_trainer(overrides)
         except BaseException:
             if metrics_csv:
@@ -269,20 +192,10 @@ class RLCLI(LightningCLI):
             return
         self.checkpoint = start.path
         changed = self._changes_since(start.run) if start.run and self.subcommand == "fit" else {}
-        causes = [f"{key}={new} (was {old})" for key, (old, new) in changed.items() if key.startswith("model.")]
-        check_networks(start.checkpoint["state_dict"], self.model.state_dict(), start.path, causes)
+        start.check_networks(self.model, changed)
         if self.subcommand == "fit":
-            check_resumable(start.checkpoint, start.path)
-            has_buffer = "buffer" in start.checkpoint.get("ReplayDataModule", {})
-            if has_buffer:
-                self.datamodule.buffer_from = None  # the checkpoint holds what that gave
             self.save_config_kwargs = {"env_steps": start.env_steps}
-            total = getattr(self.datamodule, "total_env_steps", math.inf)
-            self.is_finished = start.is_finished(total, metrics_csv if self.resumes else None)
-            if not self.is_finished:
-                self.model.check_learns_on(start.checkpoint, total)
-                if isinstance(self.datamodule, ReplayDataModule) and not (has_buffer or self.datamodule.buffer_from):
-                    self.datamodule.check_random_steps(start.env_steps)
+            self.is_finished = not start.goes_on(self.model, self.datamodule, metrics_csv if self.resumes else None)
             if line := check_changes(changed):
                 note(line)
 
@@ -322,25 +235,7 @@ class RLCLI(LightningCLI):
         """Record episodes and save them as a list of dicts of tensors, where there is a run folder."""
         batches = self.trainer.predict(**arguments, weights_only=True)
         assert batches is not None
-        episodes = [episode._asdict() for batch in batches for episode in batch]
-        if self.run_dir is None:
-            print(f"Recorded {len(episodes)} episodes, saved none: trainer.fast_dev_run leaves nothing behind")
-            return
-        path = self.run_dir / "episodes.pt"
-        torch.save(episodes, path)
-        print(f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})")
-
-
-def _settings_of(owner: type) -> str:
-    """Names of the settings of a learner or DataModule; the spaces come from the data."""
-    return ", ".join(name for name in inspect.signature(owner).parameters if not name.endswith("_space"))
-
-
-def _as_list(value: Any) -> list[Any]:
-    """Lightning's settings that take one item, several, or none (False and True included)."""
-    if isinstance(value, list):
-        return value
-    return [] if value in (None, False, True) else [value]
+        print(save_episodes([episode for batch in batches for episode in batch], self.run_dir))
 
 
 def check(args: Sequence[str]) -> Checked:
@@ -358,6 +253,14 @@ def check(args: Sequence[str]) -> Checked:
     return Checked(checked.run_dir, checked.settings, getattr(checked.datamodule, "total_env_steps", math.inf))
 
 
+OTHERS: dict[str, Callable[[Sequence[str]], None]] = {  # subcommands that make no LightningCLI of their line
+    "export": export,
+    "report": write_report,
+    "compare": compare,
+    "tune": lambda args: tune(args, check),
+}
+
+
 def main(args: list[str] | None = None) -> None:
     """The program `rl-lightning`: errors that are the user's to mend end it with one line and exit code 1."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
@@ -369,19 +272,13 @@ def main(args: list[str] | None = None) -> None:
         if answered(given):
             return
         check_environment_variables(os.environ)
-        if given[:1] == ["export"]:
-            export(given[1:])
-        elif given[:1] == ["report"]:
-            write_report(given[1:])
-        elif given[:1] == ["compare"]:
-            compare(given[1:])
-        elif given[:1] == ["tune"]:
-            tune(given[1:], check)
+        if given and given[0] in OTHERS:
+            OTHERS[given[0]](given[1:])
         elif asked := asked_in(given):
             train_seeds(asked, check)
         else:
             RLCLI(given)
-    except (UsageError, EnvironmentFault, Divergence, MisconfigurationException) as error:
+    except OURS as error:
         wandb.finish(exit_code=1)
         sys.exit(f"error: {' '.join(str(error).split())}")
     except RuntimeError as error:

@@ -1,15 +1,17 @@
-"""What `fit` prints last: what was reached, where it lies, and how to go on from there."""
+"""What `fit` and `predict` print last: what was reached, where it lies, and how to go on from there."""
 
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
+import torch
 from lightning.pytorch import Trainer
 
 from rl_lightning.cli.runs import Run
+from rl_lightning.types import Episode
 
 
 def report(run_dir: Path, trainer: Trainer, env_steps: int, result: Mapping[str, float] | None) -> str:
@@ -37,6 +39,20 @@ def report(run_dir: Path, trainer: Trainer, env_steps: int, result: Mapping[str,
     else:
         lines.append("No checkpoint was saved, so this is the last of the policy")
     return "\n".join(lines)
+
+
+def save_episodes(episodes: Sequence[Episode], run_dir: Path | None) -> str:
+    """Save recorded episodes as a list of dicts of tensors, and say where they are.
+
+    Args:
+        episodes: to be saved.
+        run_dir: the folder that gets them; None where there is none, and nothing is saved.
+    """
+    if run_dir is None:
+        return f"Recorded {len(episodes)} episodes, saved none: trainer.fast_dev_run leaves nothing behind"
+    path = run_dir / "episodes.pt"
+    torch.save([episode._asdict() for episode in episodes], path)
+    return f"Recorded {len(episodes)} episodes: {path}\nRead them: torch.load({str(path)!r})"
 
 
 def program_name(name: str) -> str:

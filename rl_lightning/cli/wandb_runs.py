@@ -3,6 +3,7 @@
 import hashlib
 import netrc
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,6 +51,13 @@ def prepare_wandb(logger: Namespace, run_dir: Path, is_new: bool) -> None:
 def is_wandb(logger: Namespace) -> bool:
     """Whether a config describes a logger of W&B."""
     return logger.class_path.rsplit(".", 1)[-1] in ("WandbLogger", "WandbRun")
+
+
+def name_runs(loggers: Iterable[Any], run_dir: Path, config: Namespace) -> None:
+    """Name the runs of those loggers that are W&B's, as `name_run` does."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            name_run(logger, run_dir, config)
 
 
 def name_run(logger: WandbLogger, run_dir: Path, config: Namespace) -> None:

@@ -1,6 +1,6 @@
 """Running statistics as modules: saved with the learner, frozen in evaluation, the same in every process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rl_lightning.errors import UsageError, one_line
 from rl_lightning.functional import discounted_sum
 from rl_lightning.networks.encoders import is_image
-from rl_lightning.types import Obs
+from rl_lightning.types import Obs, Rollout, flat_in_time, map_obs, to_device
 
 Gather = Callable[[Tensor], Tensor]
 """A tensor [...] of this process to those of all processes, [processes, ...]."""
@@ -150,6 +150,36 @@ class ReturnNormalizer(nn.Module):
     def forward(self, reward: Tensor) -> Tensor:
         """Rewards of any shape, scaled with the statistics so far."""
         return (reward * (self.moments.var.float() + 1e-8).rsqrt()).clamp(-self.clip, self.clip)
+
+
+def observe(
+    rollouts: Iterable[Rollout],
+    normalizer: ObservationNormalizer | None,
+    return_normalizer: ReturnNormalizer | None,
+    device: torch.device,
+    gather: Gather,
+) -> None:
+    """Let new time steps enter the statistics that there are.
+
+    Each observation counts once: those that were acted on, and the last ones of episodes.
+
+    Args:
+        rollouts: the new time steps, [T, N, ...], on any device; left alone where there are no statistics.
+        normalizer: of observations.
+        return_normalizer: of rewards.
+        device: of the statistics.
+        gather: from every process.
+    """
+    if normalizer is None and return_normalizer is None:
+        return
+    for rollout in rollouts:
+        ended = rollout.terminated | rollout.truncated  # [T, N]
+        if normalizer is not None:
+            last = map_obs(lambda x, ended=ended: x[ended], rollout.next_obs)  # [ended, *obs_shape]
+            obs = map_obs(lambda *parts: torch.cat(parts), flat_in_time(rollout.obs), last)  # [T N + ended, ...]
+            normalizer.update(map_obs(lambda x: x.unsqueeze(0), to_device(obs, device)), gather)
+        if return_normalizer is not None:
+            return_normalizer.update(to_device(rollout.reward.double(), device), to_device(ended, device), gather)
 
 
 def _real_boxes(space: gym.Space[Any], path: Path = ()) -> dict[Path, gym.spaces.Box]:

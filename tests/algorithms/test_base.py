@@ -7,8 +7,8 @@ from torch.optim import SGD
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
-from rl_lightning.algorithms import precision
 from rl_lightning.algorithms.base import Gradients
+from rl_lightning.algorithms.shared import precision
 from rl_lightning.fast.compilation import compiled_or_eager
 
 

@@ -52,8 +52,8 @@ from rl_lightning import (
     SoftQ,
     UsageError,
 )
-from rl_lightning.algorithms import ranges
-from rl_lightning.algorithms.learned import Gradients
+from rl_lightning.algorithms.shared import ranges
+from rl_lightning.algorithms.shared.learned import Gradients
 from rl_lightning.data.base import EnvironmentDataModule
 
 TARGETS = {

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from toys import TINY, make_trainer
 
 from rl_lightning import A2C, DQN, SAC, Divergence, EnvironmentFault, RolloutDataModule
-from rl_lightning.algorithms.divergence import check_finite
+from rl_lightning.algorithms.shared.divergence import check_finite
 
 HUGE = partial(SGD, lr=1e30)
 LONG = {"total_env_steps": 200}

@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from rl_lightning.algorithms.threads import are_crowded, warn_of_crowd
+from rl_lightning.algorithms.shared.threads import are_crowded, warn_of_crowd
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,9 @@ def short(monkeypatch):
     for name, value in (("NUM_ENVS", ENVS), ("ROLLOUT_STEPS", STEPS), ("ROLLOUT", rollout), ("WARMUP", rollout)):
         monkeypatch.setattr(program, name, value)
     monkeypatch.setattr(program, "BATCH_SIZE", 4)
-    monkeypatch.setattr("rl_lightning.algorithms.base.compiled_or_eager", lambda gradients, device: gradients)
+    monkeypatch.setattr(
+        "rl_lightning.algorithms.shared.computing.compiled_or_eager", lambda gradients, device: gradients
+    )
 
 
 @pytest.mark.parametrize("library", ["ours, sync", "SB3"])

@@ -17,7 +17,7 @@ import torch
 from toys import CounterEnv, counter_data, fit, make_trainer, tiny_sac
 
 from rl_lightning import EnvironmentFault, EnvStepsProgressBar, ReplayDataModule
-from rl_lightning.algorithms import base
+from rl_lightning.algorithms.shared import computing
 from rl_lightning.data.base import VAL_SEED
 from rl_lightning.schedules import Clock
 
@@ -171,7 +171,7 @@ def test_an_error_closes_the_bar_where_the_run_came_to(capsys):
 
 @pytest.mark.parametrize("compiles", [True, False])
 def test_the_bar_says_that_gradients_compile_until_they_have_run(compiles, capsys, monkeypatch):
-    monkeypatch.setattr(base, "compiled_or_eager", lambda gradients, device: gradients)
+    monkeypatch.setattr(computing, "compiled_or_eager", lambda gradients, device: gradients)
     model, data = model_and_data(eval_episodes=1)
     model.compile_gradients = compiles
     fit(model, data, make_trainer([EnvStepsProgressBar()]))

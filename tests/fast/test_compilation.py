@@ -6,7 +6,7 @@ import torch
 from short_runs import ppo, sac, weights
 
 from rl_lightning import A2C, MLP, Rollout
-from rl_lightning.algorithms.learned import kept
+from rl_lightning.algorithms.shared.computing import kept
 from rl_lightning.fast import compilation, switch
 from rl_lightning.fast.compilation import compiled_or_eager
 

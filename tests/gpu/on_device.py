@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from toys import Rows, fit, make_trainer
 
 from rl_lightning import DQN, PPO
-from rl_lightning.algorithms.learned import Gradients
+from rl_lightning.algorithms.shared.learned import Gradients
 
 IMAGES = [case for case in CASES if case.learner in (DQN, PPO)]
 OF_PPO = next(case for case in CASES if case.learner is PPO)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from rl_lightning.algorithms.ranges import RANGES
+from rl_lightning.algorithms.shared.ranges import RANGES
 from rl_lightning.callbacks import WandbRun
 from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.main import check, main

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rl_lightning.algorithms.learned import Metrics
+from rl_lightning.algorithms.shared.learned import Metrics
 from rl_lightning.errors import Divergence
 from rl_lightning.types import State
 

@@ -1,8 +1,6 @@
 """A learned network, with what moves it; and the gradients that it is moved by."""
 
-import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -14,10 +12,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from rl_lightning.checkpoints import Continued
 from rl_lightning.errors import UsageError
 from rl_lightning.optim import EnvStepsLR
-from rl_lightning.schedules import Clock
-from rl_lightning.types import State
-
-LOOKED_AHEAD = 10_000  # gradient steps, in search of a rate above 0
 
 Metrics = dict[str, Tensor]  # by the name they are logged under: scalars, or [B], whose mean is logged
 
@@ -46,32 +40,6 @@ class Gradients(NamedTuple):
         averages = iter(mean((*every, *(() if self.approx_kl is None else (self.approx_kl,)))))
         of = {name: tuple(next(averages) for _ in own) for name, own in self.of.items()}
         return self._replace(of=of, approx_kl=next(averages, None))
-
-
-def detached(gradients: Callable[..., Gradients]) -> Callable[..., tuple[Any, ...]]:
-    """The same function, as a compiler takes it: a tuple without the graph that the gradients were found by."""
-
-    # metrics first: a compiler fuses by the order of its outputs, and so decides on the last digit of a sum
-    def detached(*batch: Any) -> tuple[Any, ...]:
-        found = gradients(*batch).detach()
-        return found.metrics, found.of, found.td_error, found.approx_kl
-
-    return detached
-
-
-def kept(compute: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """A function of `detached`, with copies of all that it finds but the gradients.
-
-    Metrics are read at a row and TD errors after a step, when a CUDA graph may have written over what it returned.
-    Gradients are stepped along before the next are taken.
-    """
-
-    def kept(*batch: Any) -> tuple[Any, ...]:
-        metrics, of, td_error, approx_kl = compute(*batch)
-        copies = {name: metric.clone() for name, metric in metrics.items()}
-        return copies, of, *(None if found is None else found.clone() for found in (td_error, approx_kl))
-
-    return kept
 
 
 class Learned(NamedTuple):
@@ -133,34 +101,6 @@ class Learned(NamedTuple):
             )
 
 
-def has_ended(one: Continued, optimizer: State, scheduler: State, clock: Clock) -> bool:
-    """Whether a schedule has come to rate 0 and stays there; a rate of 0 that was given is meant.
-
-    Args:
-        one: made anew, to be used for nothing else.
-        optimizer: the state that it goes on from.
-        scheduler: likewise.
-        clock: of the run that goes on.
-    """
-    assert one.scheduler is not None
-    groups = one.optimizer.param_groups
-    if not any(group["initial_lr"] for group in groups):
-        return False
-    for group, saved in zip(groups, optimizer["param_groups"], strict=True):
-        group["lr"] = saved["lr"]
-    one.scheduler.load_state_dict(deepcopy(scheduler))  # torch's CyclicLR takes out of it what it reads
-    if isinstance(one.scheduler, EnvStepsLR):
-        one.scheduler.follow(clock)
-        return not any(group["lr"] for group in groups)  # it goes one way, and has arrived
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch misses the optimizer's steps
-        for _ in range(LOOKED_AHEAD):
-            if any(group["lr"] for group in groups):
-                return False
-            one.scheduler.step()
-    return True
-
-
 class Stepper:
     """Moves one learned network by its own gradients.
 
@@ -197,11 +137,6 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
 def trainable(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn: those that nobody has frozen for good by `requires_grad_(False)`."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def with_parameters(learned: dict[str, Learned]) -> dict[str, Learned]:
-    """Those with a parameter that learns, which an optimizer needs."""
-    return {name: one for name, one in learned.items() if trainable(one.network)}
 
 
 def grad(loss: Tensor, network: nn.Module) -> tuple[Tensor, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from rl_lightning.algorithms.initial_weights import part_of
-from rl_lightning.algorithms.learned import trainable
+from rl_lightning.algorithms.shared.initial_weights import part_of
+from rl_lightning.algorithms.shared.learned import trainable
 from rl_lightning.errors import UsageError, require
 
 

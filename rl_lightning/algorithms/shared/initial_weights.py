@@ -1,6 +1,6 @@
 """Weights to start from: which saved tensors become which of a learner's, and which of them do not fit."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,10 +61,41 @@ def names_in(model: nn.Module, declared: dict[str, nn.Module], targets: list[tup
     return Names(parts, follow, given)
 
 
+def note_weights(learner: nn.Module, _: object) -> None:
+    """Say in `has_loaded` that weights have been loaded; a hook of torch's."""
+    learner.has_loaded = True  # type: ignore[assignment]
+
+
 def initial_weights(
+    path: str | Path,
+    wanted: Sequence[str] | None,
+    own: State,
+    names: Names,
+    expected: dict[str, str],
+    describe: Callable[[], State],
+) -> State:
+    """What is wanted of saved networks, by a learner's names.
+
+    Args:
+        path: a run folder, a checkpoint's file or URL, or the folder of an export.
+        wanted: parts to take, also of another algorithm; None takes all, of the same algorithm.
+        own: the learner's `state_dict`.
+        names: of its tensors.
+        expected: the learner's `signature`.
+        describe: the learner's `policy_description`.
+
+    Raises:
+        UsageError: as of `checkpoint_weights` and `exported_weights`.
+    """
+    if (Path(path) / DESCRIPTION).is_file():
+        return exported_weights(path, wanted, own, names, expected, describe())
+    return checkpoint_weights(path, wanted, own, names, expected)
+
+
+def checkpoint_weights(
     path: str | Path, wanted: Sequence[str] | None, own: State, names: Names, expected: dict[str, str]
 ) -> State:
-    """What is wanted of a saved learner's `state_dict`, by this one's names.
+    """What is wanted of a checkpoint's `state_dict`, by this learner's names.
 
     Args:
         path: a run folder, or a checkpoint's file or URL.
@@ -96,11 +127,6 @@ def _without_algorithm(expected: dict[str, str]) -> dict[str, str]:
 
 def _advice(fitting: Sequence[str]) -> str:
     return f"; of this one {', '.join(fitting)} would fit: give init_parts=[{','.join(fitting)}]"
-
-
-def is_export(path: str | Path) -> bool:
-    """Whether it is a folder that `rl-lightning export` made."""
-    return (Path(path) / DESCRIPTION).is_file()
 
 
 def exported_weights(

@@ -7,7 +7,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from rl_lightning.algorithms.precision import check_precision
+from rl_lightning.algorithms.shared.precision import check_precision
 from rl_lightning.callbacks import Freeze, VideoRecorder
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
