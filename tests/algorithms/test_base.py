@@ -9,6 +9,7 @@ from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tin
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
 from rl_lightning.algorithms.base import Gradients
 from rl_lightning.algorithms.shared import precision
+from rl_lightning.callbacks.metrics_csv import MetricsCSV, read_rows
 from rl_lightning.fast.compilation import compiled_or_eager
 
 
@@ -100,6 +101,18 @@ def test_returns_in_training_and_evaluation_can_be_monitored():
     assert {"train/return", "val/return_mean", "val/return_std", "val/episode_length_mean"} <= {
         *trainer.callback_metrics
     }
+
+
+def test_environment_steps_of_an_evaluation_are_exact_past_what_float32_counts(tmp_path):
+    data = counter_data(eval_episodes=1, total_env_steps=2**25)
+    data.clock.env_steps = 2**24 + 1
+    model = tiny_sac(data.observation_space, data.action_space)
+    trainer = make_trainer(logger=MetricsCSV(tmp_path), validate=True)
+    [result] = trainer.validate(model, data, verbose=False)
+    assert result["env_steps"] == 2**24 + 1
+    trainer.loggers[0].save()
+    [row] = read_rows(tmp_path / "metrics.csv")[0]
+    assert float(row["env_steps"]) == 2**24 + 1
 
 
 def test_float16_with_loss_scaling_is_refused(monkeypatch):

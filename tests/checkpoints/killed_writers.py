@@ -27,8 +27,11 @@ if __name__ == "__main__":
     path, draw = Path(sys.argv[1]), random.Random(0)
     write(state(0, size=2), path)
     for _ in range(25):
+        begun = path.stat().st_mtime_ns
         if (child := os.fork()) == 0:
             writes_for_ever(path)
+        while path.stat().st_mtime_ns == begun:  # until it has saved once, however slow the machine is
+            time.sleep(0.001)
         time.sleep(draw.uniform(0.0, 0.1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

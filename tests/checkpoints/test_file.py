@@ -179,7 +179,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path)
     assert result.returncode == 0, result.stderr
     left = [tuple(map(int, line.split())) for line in result.stdout.splitlines()]
     assert len(left) == 25
-    assert left[-1][0] > 5  # they have saved
+    assert left[-1][0] >= 25  # each has saved
     assert any(files > 1 for _, files in left)  # and been killed while they did
     write(state(0), tmp_path / "best.ckpt")
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]  # what they had begun is gone

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torchmetrics import CatMetric
 
 from rl_lightning.data.base import EnvironmentDataModule
@@ -46,14 +45,15 @@ class Evaluation:
             env_steps: of the run so far.
         """
         returns, lengths = (torch.as_tensor(each.compute()) for each in (self._returns, self._lengths))  # [E], [E]
-        row: dict[str, float | Tensor] = {
+        step = torch.tensor(env_steps, dtype=torch.float64, device=learner.device)  # float32 counts to 2^24
+        row = {
             f"{stage}/return_mean": returns.mean(),
             f"{stage}/return_std": returns.std(correction=0),
             f"{stage}/episode_length_mean": lengths.mean(),
-            "env_steps": float(env_steps),
+            "env_steps": step,
         }
         if learner.trainer.loggers:
-            row["step"] = float(env_steps)  # what Lightning takes for the loggers' x-axis
+            row["step"] = step  # what Lightning takes for the loggers' x-axis
         learner.log_dict(row, sync_dist=True)  # all have the same already; or Lightning warns of each
         self._returns.reset()
         self._lengths.reset()
