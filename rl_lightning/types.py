@@ -18,27 +18,40 @@ Obs = Tensor | dict[str, Any]
 class Transition(NamedTuple):
     """A minibatch to learn from: `n_step` transitions in a row taken for one, any leading batch dimensions `*`.
 
-    With k ≤ n the steps it spans, fewer where an episode or the memory ends:
+    It spans k steps: n, or fewer where an episode or the memory ends.
     """
 
-    obs: Obs  # [*, *obs_shape], s_t, the observation space's dtype (float64 becomes float32)
-    action: Tensor  # [*, *action_shape], a_t; of a Box float32, the policy's own in [-1, 1]
-    reward: Tensor  # [*] float32, Σ_{i<k} γ^i r_{t+i}
-    next_obs: Obs  # [*, *obs_shape], s_{t+k}; at an episode's end its last observation, never the next reset's
-    terminated: Tensor  # [*] bool; whether s_{t+k} is terminal: a time limit still bootstraps
-    discount: Tensor  # [*] float32, γ^k
-    weight: Tensor  # [*] float32, of each in the loss: of importance sampling with prioritized replay, else 1
+    obs: Obs
+    """`[*, *obs_shape]`, s_t, the observation space's dtype (float64 becomes float32)."""
+    action: Tensor
+    """`[*, *action_shape]`, a_t; of a Box float32, the policy's own in [-1, 1]."""
+    reward: Tensor
+    """`[*]` float32, `Σ_{i<k} γ^i r_{t+i}`."""
+    next_obs: Obs
+    """`[*, *obs_shape]`, s_{t+k}; at an episode's end its last observation, never the next reset's."""
+    terminated: Tensor
+    """`[*]` bool; whether s_{t+k} is terminal: a time limit still bootstraps."""
+    discount: Tensor
+    """`[*]` float32, γ^k."""
+    weight: Tensor
+    """`[*]` float32, of each in the loss: of importance sampling with prioritized replay, else 1."""
 
 
 class Rollout(NamedTuple):
     """T consecutive steps of N environments under one policy; episodes end and begin inside it."""
 
-    obs: Obs  # [T, N, *obs_shape]
-    action: Tensor  # [T, N] (Discrete) or [T, N, A]; of a Gaussian policy before it is clipped to the space
-    reward: Tensor  # [T, N] float32, the environment's raw reward
-    next_obs: Obs  # [T, N, *obs_shape]; at an episode's end its last observation, never the next reset's
-    terminated: Tensor  # [T, N] bool; true termination
-    truncated: Tensor  # [T, N] bool; cut off, by a time limit for example
+    obs: Obs
+    """[T, N, *obs_shape]."""
+    action: Tensor
+    """[T, N] (Discrete) or [T, N, A]; of a Gaussian policy before it is clipped to the space."""
+    reward: Tensor
+    """[T, N] float32, the environment's raw reward."""
+    next_obs: Obs
+    """[T, N, *obs_shape]; at an episode's end its last observation, never the next reset's."""
+    terminated: Tensor
+    """[T, N] bool; true termination."""
+    truncated: Tensor
+    """[T, N] bool; cut off, by a time limit for example."""
 
 
 class Step(NamedTuple):
@@ -62,10 +75,14 @@ class Step(NamedTuple):
 class Episode(NamedTuple):
     """One recorded episode of T steps."""
 
-    obs: Obs  # [T + 1, *obs_shape], the last observation included
-    action: Tensor  # [T] or [T, A], as the policy gave it: float32 or int64
-    reward: Tensor  # [T] float32
-    terminated: bool  # how it ended: a terminal state, or else a time limit
+    obs: Obs
+    """[T + 1, *obs_shape], the last observation included."""
+    action: Tensor
+    """[T] or [T, A], as the policy gave it: float32 or int64."""
+    reward: Tensor
+    """[T] float32."""
+    terminated: bool
+    """How it ended: a terminal state, or else a time limit."""
 
 
 def map_obs(function: Callable[..., Any], *obs: Any) -> Any:
