@@ -6,7 +6,7 @@ pytest.importorskip("stable_baselines3")
 
 from benchmarks import on_policy
 from benchmarks import profile_on_policy as profile
-from rl_lightning import A2C, PPO
+from rl_lightning import A2C, PPO, Algorithm
 
 
 def test_every_part_is_timed_and_the_table_adds_up(monkeypatch, capsys):
@@ -14,11 +14,11 @@ def test_every_part_is_timed_and_the_table_adds_up(monkeypatch, capsys):
     monkeypatch.setitem(on_policy.TASKS, "a2c-cartpole", task)
     monkeypatch.setattr(sys, "argv", ["profile_on_policy", "a2c-cartpole"])
     for owner, name in (
-        (profile.algorithms, "compiled_or_eager"),
+        (profile.computing, "compiled_or_eager"),
         (profile.data, "make_vec_env"),
         (A2C, "act"),
         (PPO, "act"),
-        (profile.algorithms.Algorithm, "step"),
+        (Algorithm, "step"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # what `main` wraps is itself again afterwards
     profile.main()

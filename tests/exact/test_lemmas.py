@@ -1,6 +1,7 @@
 """The lemmas of the lecture's section 5.1, with the temperature α written out, on random MDPs and on toy text."""
 
 import itertools
+import math
 
 import gymnasium as gym
 import pytest
@@ -48,7 +49,7 @@ def by_hand(mdp, v, policy, ent_coef):
         for s in range(states)
     ]
     new = [
-        sum(p * (q[s][a] - ent_coef * torch.tensor(p).double().log().item()) for a, p in enumerate(row) if p > 0)
+        sum(p * (q[s][a] - ent_coef * math.log(p)) for a, p in enumerate(row) if p > 0)
         for s, row in enumerate(policy.tolist())
     ]
     return torch.tensor(q, dtype=torch.float64), torch.tensor(new, dtype=torch.float64)

@@ -171,7 +171,7 @@ def test_a_shared_trunk_is_refused_where_there_is_none_to_share(space):
 )
 def test_normalizing_observations_is_refused_where_there_are_none_to_normalize(space):
     with pytest.raises(
-        UsageError, match=r"^normalize_observations=True is not allowed with observation space .*; leave it out$"
+        UsageError, match=r"^normalize_observations=True is not allowed with observation space .*; give false$"
     ) as caught:
         PPO(space, Discrete(2), network=TINY, normalize_observations=True, compile=False)
     assert "\n" not in str(caught.value)
