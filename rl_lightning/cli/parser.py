@@ -22,6 +22,7 @@ from rl_lightning.cli.users_code import told, told_of_users_code
 from rl_lightning.errors import Divergence, EnvironmentFault, UsageError, one_line
 
 WRAPPERS = ("Does not validate against", "Problem with given class_path", "Parser key", "Type ")  # of other errors
+OURS = (UsageError, EnvironmentFault, Divergence, MisconfigurationException)  # errors that say what to do
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
@@ -42,8 +43,6 @@ def _number(value: Any) -> np.ndarray[Any, Any]:
 register_type(np.floating, serializer=float, deserializer=lambda value: np.float64(_number(value)))
 register_type(np.integer, serializer=int, deserializer=lambda value: np.int64(operator.index(_number(value).item())))
 register_type(np.ndarray, serializer=lambda array: array.tolist(), deserializer=_array)
-
-OURS = (UsageError, EnvironmentFault, Divergence, MisconfigurationException)  # errors that say what to do
 
 
 class OneLineErrorParser(LightningArgumentParser):

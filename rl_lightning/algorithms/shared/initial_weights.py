@@ -85,29 +85,18 @@ def initial_weights(
         describe: the learner's `policy_description`.
 
     Raises:
-        UsageError: as of `checkpoint_weights` and `exported_weights`.
+        UsageError: a part that there is not; what cannot be read, is damaged, in ONNX, of other spaces, or whose
+            tensors or layers differ; an export, where data cannot describe the learner's network; where all is
+            wanted, networks of another algorithm.
     """
     if (Path(path) / DESCRIPTION).is_file():
-        return exported_weights(path, wanted, own, names, expected, describe())
-    return checkpoint_weights(path, wanted, own, names, expected)
+        return _of_export(path, wanted, own, names, expected, describe())
+    return _of_checkpoint(path, wanted, own, names, expected)
 
 
-def checkpoint_weights(
+def _of_checkpoint(
     path: str | Path, wanted: Sequence[str] | None, own: State, names: Names, expected: dict[str, str]
 ) -> State:
-    """What is wanted of a checkpoint's `state_dict`, by this learner's names.
-
-    Args:
-        path: a run folder, or a checkpoint's file or URL.
-        wanted: parts to take, also of another algorithm; None takes all, of the same algorithm.
-        own: the learner's `state_dict`.
-        names: of its tensors.
-        expected: the learner's `signature`.
-
-    Raises:
-        UsageError: a part that there is not; a checkpoint that cannot be read, of other spaces, or whose tensors differ
-            in name or shape; where all are wanted, one of another algorithm.
-    """
     _check_wanted(wanted, names.parts, expected["algorithm"])
     checkpoint = load_checkpoint(checkpoint_of_run(path, "init_from"), {})
     found, saved = checkpoint[KEY], checkpoint["state_dict"]
@@ -129,7 +118,7 @@ def _advice(fitting: Sequence[str]) -> str:
     return f"; of this one {', '.join(fitting)} would fit: give init_parts=[{','.join(fitting)}]"
 
 
-def exported_weights(
+def _of_export(
     path: str | Path,
     wanted: Sequence[str] | None,
     own: State,
@@ -137,20 +126,7 @@ def exported_weights(
     expected: dict[str, str],
     description: State,
 ) -> State:
-    """What is wanted of an exported policy, by this learner's names; targets become copies of their online networks.
-
-    Args:
-        path: of the export.
-        wanted: parts to take, also of another algorithm; None takes all that it holds, of the same algorithm.
-        own: the learner's `state_dict`.
-        names: of its tensors.
-        expected: the learner's `signature`.
-        description: of the learner's policy.
-
-    Raises:
-        UsageError: a part that the export or the learner has not; an export that is damaged, in ONNX, of other spaces
-            or another network; a learner whose network data cannot describe; where all is wanted, another algorithm's.
-    """
+    """Of an export; targets become copies of their online networks."""
     _check_wanted(wanted, names.parts, expected["algorithm"])
     found, content = read_folder(Path(path))
     advice = "ONNX holds no network that learns; export with --format=safetensors, or give the checkpoint it came from"
