@@ -7,11 +7,12 @@ Each with the same settings on both sides, one environment:
 - td3-halfcheetah: one gradient step for each environment step, 256x256, batch 256; the policy's every second one.
 - ddpg-halfcheetah: the same, with one Q and a policy that steps as often.
 - sac-halfcheetah: the same, without V and with a learned temperature, which is Stable-Baselines3's SAC.
+- td3-halfcheetah-bf16: td3-halfcheetah with ours in `bf16-mixed`; Stable-Baselines3 has float32 only.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stable_baselines3 import DDPG as SB3DDPG
 from stable_baselines3 import DQN as SB3DQN
@@ -38,6 +39,7 @@ class Task(NamedTuple):
     env_steps_per_batch: int  # of ours: Lightning's training batch
     warmup: int  # environment steps before the time is taken, 1,000 of them random
     steps: int  # environment steps timed
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # of ours
 
 
 TASKS = {
@@ -46,6 +48,7 @@ TASKS = {
     "td3-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
     "ddpg-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
     "sac-halfcheetah": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000),
+    "td3-halfcheetah-bf16": Task("HalfCheetah-v5", (256, 256), 256, 1, 1.0, 100, 1_500, 2_000, "bf16-mixed"),
 }
 LEARNING_STARTS = 1_000
 
@@ -85,7 +88,7 @@ def make_ours(name: str, compile: bool = True) -> tuple[Algorithm, ReplayDataMod
 
 def run_ours(name: str) -> Marks:
     """Train ours."""
-    return fit(*make_ours(name))
+    return fit(*make_ours(name), precision=TASKS[name].precision)
 
 
 def run_sb3(name: str, device: str = "cpu", callbacks: Sequence[BaseCallback] = ()) -> Marks:

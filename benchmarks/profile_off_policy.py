@@ -196,7 +196,7 @@ def train(name: str, callback: Callback, compile: bool = True) -> None:
         steps = SAC_WARMUP + SAC_STEPS
         run_ours(steps, "32-true", [callback], compile=compile, train_freq=SAC[name], env_steps_per_batch=96)
     else:
-        fit(*make_ours(name, compile), [callback])
+        fit(*make_ours(name, compile), [callback], precision=TASKS[name].precision)
 
 
 def overhead_share(microseconds: dict[str, float]) -> float:

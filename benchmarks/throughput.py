@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -53,7 +54,11 @@ class SB3Clock(BaseCallback):
 
 
 def fit(
-    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback] = (), accelerator: str = "cpu"
+    model: LightningModule,
+    data: LightningDataModule,
+    callbacks: Sequence[Callback] = (),
+    accelerator: str = "cpu",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
 ) -> Marks:
     """Train ours, without evaluation, and keep nothing."""
     clock = LightningClock()
@@ -61,6 +66,7 @@ def fit(
         Trainer(
             accelerator=accelerator,
             devices=1,
+            precision=precision,
             max_epochs=-1,
             limit_val_batches=0,
             logger=CSVLogger(folder),
