@@ -66,6 +66,23 @@ PEERS = {
         normalize=False,
         gamma=0.99,
     ),
+    "ppo/ant": Peer(
+        partial(
+            PPO,
+            n_steps=512,
+            batch_size=64,
+            n_epochs=10,
+            gamma=0.99,
+            gae_lambda=0.95,
+            learning_rate=lambda left: 3e-4 * left,
+            policy_kwargs={"log_std_init": -0.5, "optimizer_kwargs": {"eps": 1e-5}},
+        ),
+        "Ant-v5",
+        num_envs=4,
+        total_env_steps=1_000_000,
+        normalize=True,
+        gamma=0.99,
+    ),
     "ppo/lunar_lander": Peer(
         partial(
             PPO,
