@@ -64,13 +64,20 @@ def program_name(name: str) -> str:
     return quote(os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed))
 
 
+def decimals(*returns: float) -> int:
+    """Places after the point for returns that stand together: one, and two or three where all are small."""
+    largest = max(map(abs, returns))
+    return 3 if largest < 1.0 else 2 if largest < 10.0 else 1
+
+
 def _reached(trainer: Trainer, env_steps: int, result: Mapping[str, float] | None) -> str:
     after = f"after {env_steps:,} environment steps"
     if result is None:
         return f"Trained, and not evaluated at the end (trainer.limit_test_batches=0), {after}"
     episodes = trainer.datamodule.test_episodes  # type: ignore[attr-defined]
     mean, deviation = result["test/return_mean"], result["test/return_std"]
-    return f"Return {mean:.1f} ± {deviation:.1f} over {episodes} episodes of the final policy, {after}"
+    places = decimals(mean, deviation)
+    return f"Return {mean:.{places}f} ± {deviation:.{places}f} over {episodes} episodes of the final policy, {after}"
 
 
 def _best(trainer: Trainer, saved: list[Path]) -> Path:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from rl_lightning import __version__
 from rl_lightning.callbacks.run_folder import write_whole
 from rl_lightning.cli.several.processes import available_cores
+from rl_lightning.errors import UsageError
 
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy")
 
@@ -52,8 +53,20 @@ def note_start(folder: Path, args: Sequence[str]) -> None:
 def starts(folder: Path) -> list[Start]:
     """Those noted in a run's folder, the first that began it; none where an older version has run it."""
     path = folder / "run.json"
-    found: list[Start] = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    found: list[Start] = parsed(path)["starts"] if path.is_file() else []
     return found
+
+
+def parsed(path: Path) -> Any:
+    """What a JSON file of ours holds.
+
+    Raises:
+        UsageError: where it is not JSON, as after a disk was full.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON ({error}): restore it from a copy; nothing was changed") from None
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from rl_lightning.callbacks.metrics_csv import Row
 from rl_lightning.cli.pages.figures import svg
 from rl_lightning.cli.pages.html import document, section, table
+from rl_lightning.cli.report import decimals
 from rl_lightning.cli.run_file import starts
 from rl_lightning.cli.run_report.curves import evaluations
 from rl_lightning.cli.run_report.drawings import Curve, draw, equation
@@ -72,9 +73,10 @@ def _evaluation(rows: Sequence[Row], its: Mapping[str, Any]) -> str:
     for row in evaluations(rows):
         stage = "test" if "test/return_mean" in row else "val"
         episodes = its.get("data.test_episodes" if stage == "test" else "data.eval_episodes", "")
-        mean, spread, length = (
-            _number(row.get(f"{stage}/{key}")) for key in ("return_mean", "return_std", "episode_length_mean")
-        )
+        returns = [row.get(f"{stage}/return_{key}") for key in ("mean", "std")]
+        places = decimals(*(float(each) for each in returns if each is not None))
+        mean, spread = (_number(each, places) for each in returns)
+        length = _number(row.get(f"{stage}/episode_length_mean"), 1)
         kind = "final test" if stage == "test" else "evaluation"
         lines.append(
             [f"{float(row.get('env_steps', 'nan')):,.0f}", kind, str(episodes), f"{mean}&nbsp;±&nbsp;{spread}", length]
@@ -137,8 +139,8 @@ def _inline(markdown: str) -> str:
     return "".join(html).rstrip(". ")
 
 
-def _number(text: str | None) -> str:
-    return "none" if text is None else f"{float(text):,.1f}"
+def _number(text: str | None, places: int) -> str:
+    return "none" if text is None else f"{float(text):,.{places}f}"
 
 
 def _duration(seconds: float) -> str:

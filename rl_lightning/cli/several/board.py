@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from rl_lightning.cli.report import decimals
 from rl_lightning.cli.several.group import Group
 from rl_lightning.cli.several.table import outcome
 
@@ -131,4 +132,4 @@ class Board:
 
     def _evaluation(self, seed: int) -> str:
         evaluation = self._rows[seed].evaluation
-        return "" if math.isnan(evaluation) else f"evaluation {evaluation:,.1f}"
+        return "" if math.isnan(evaluation) else f"evaluation {evaluation:,.{decimals(evaluation)}f}"

@@ -10,7 +10,7 @@ import yaml
 
 from rl_lightning.callbacks.metrics_csv import TEST, Row, final_test, read_rows
 from rl_lightning.callbacks.run_folder import write_whole
-from rl_lightning.cli.run_file import Start
+from rl_lightning.cli.run_file import Start, parsed
 from rl_lightning.cli.runs import Run
 
 GROUP = "group.json"
@@ -96,6 +96,6 @@ class Group:
 
 def group_in(folder: Path) -> Group:
     """The group whose folder is given."""
-    kept = json.loads((folder / GROUP).read_text(encoding="utf-8"))
+    kept = parsed(folder / GROUP)
     seconds = {int(seed): value for seed, value in kept.pop("seconds").items()}
     return Group(folder, seconds=seconds, **kept)

@@ -9,7 +9,7 @@ from shlex import quote
 from statistics import fmean, pstdev
 
 from rl_lightning.callbacks.checkpoints import EXIT_CODES
-from rl_lightning.cli.report import program_name
+from rl_lightning.cli.report import decimals, program_name
 from rl_lightning.cli.several.group import Group
 
 STOPPED = {*EXIT_CODES.values(), *(-number for number in EXIT_CODES)}  # exit codes of what was asked to stop
@@ -28,13 +28,13 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
     lines = [("seed", "return", "time", "folder")]
     for seed, code in codes.items():
         test = tests.get(seed)
-        result = f"{test.mean:,.1f} ± {test.std:,.1f}" if test else outcome(code)
+        result = _spread(test.mean, test.std) if test else outcome(code)
         time = str(timedelta(seconds=round(group.seconds[seed]))) if seed in group.seconds else ""
         lines.append((str(seed), result, time, group.run(seed).folder.name))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [f"{a:>{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in lines]
     if means := [test.mean for test in tests.values() if test]:
-        text.append(f"Return {fmean(means):,.1f} ± {pstdev(means):,.1f} over {len(means)} of {len(codes)} seeds")
+        text.append(f"Return {_spread(fmean(means), pstdev(means))} over {len(means)} of {len(codes)} seeds")
     for seed, code in codes.items():
         if code and outcome(code) == "failed":
             text.append(f"seed {seed} failed: {reason(code, group.log(seed))}\n  output    {group.log(seed)}")
@@ -45,6 +45,11 @@ def table(group: Group, codes: Mapping[int, int | None]) -> str:
     if any(code != 0 for code in codes.values()):
         text.append(f"  resume    {program_name('rl-lightning')} resume {folder}")
     return "\n".join(text)
+
+
+def _spread(mean: float, deviation: float) -> str:
+    places = decimals(mean, deviation)
+    return f"{mean:,.{places}f} ± {deviation:,.{places}f}"
 
 
 def outcome(code: int | None) -> str:

@@ -15,9 +15,11 @@ from rich.console import Console
 from rl_lightning.callbacks.metrics_csv import Row, read_rows
 from rl_lightning.callbacks.run_folder import FolderLock
 from rl_lightning.cli.main import main
+from rl_lightning.cli.run_file import starts
 from rl_lightning.cli.several.board import Board, Rows
 from rl_lightning.cli.several.group import Checked, Group, group_in
 from rl_lightning.cli.several.seeds import check_apart, seeds_in
+from rl_lightning.cli.several.table import table
 from rl_lightning.cli.wandb_runs import prepare_wandb
 from rl_lightning.errors import UsageError
 
@@ -203,6 +205,13 @@ def test_seeds_are_a_number_a_range_or_a_list():
         seeds_in("4294967295..4294967296")
 
 
+def test_a_file_of_a_run_or_a_group_that_is_cut_off_is_named_in_one_line(tmp_path: Path) -> None:
+    for name, read in (("group.json", group_in), ("run.json", starts)):
+        (tmp_path / name).write_text('{"starts": [')
+        with pytest.raises(UsageError, match=rf"^\S+{name} is not JSON \(.+\): restore it from a copy"):
+            read(tmp_path)
+
+
 def test_rows_are_read_on_where_lines_come_and_anew_where_the_file_is_exchanged(tmp_path: Path) -> None:
     path, read = tmp_path / "metrics.csv", Rows(tmp_path / "metrics.csv")
     read.look()
@@ -219,6 +228,24 @@ def test_rows_are_read_on_where_lines_come_and_anew_where_the_file_is_exchanged(
     other.replace(path)
     read.look()
     assert (read.env_steps, read.evaluation) == (16, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("means", "line"),
+    [
+        ((0.5, 0.7), "Return 0.600 ± 0.100 over 2 of 2 seeds"),
+        ((-4.0, -3.5), "Return -3.75 ± 0.25 over 2 of 2 seeds"),
+        ((1200.0, 1201.0), "Return 1,200.5 ± 0.5 over 2 of 2 seeds"),
+        ((0.0, 0.0), "Return 0.000 ± 0.000 over 2 of 2 seeds"),
+    ],
+)
+def test_small_returns_have_more_places(means: tuple[float, ...], line: str, tmp_path: Path) -> None:
+    group = Group(tmp_path, list(range(len(means))), total_env_steps=10, jobs=None, seconds={}, starts=[])
+    for seed, mean in enumerate(means):
+        group.run(seed).folder.mkdir()
+        rows = f"env_steps,test/return_mean,test/return_std\n10,{mean},0.0\n"
+        (group.run(seed).folder / "metrics.csv").write_text(rows)
+    assert line in table(group, dict.fromkeys(group.seeds, 0)).splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 120])

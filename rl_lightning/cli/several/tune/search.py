@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rl_lightning.callbacks.run_folder import check_free
+from rl_lightning.cli.report import decimals
 from rl_lightning.cli.runs import FOLDER, Run
 from rl_lightning.cli.several.processes import Job, side_by_side, this_program
 from rl_lightning.cli.several.table import STOPPED, reason
 from rl_lightning.cli.several.tune.curves import evaluations_in, final_return, means_at
 from rl_lightning.cli.several.tune.plan import Folder, Plan
 from rl_lightning.cli.several.tune.space import Scalar
-from rl_lightning.cli.several.tune.study import Study
+from rl_lightning.cli.several.tune.study import RETURNS, Study
 
 LOOK = 2.0  # seconds from one look at the rows of running trials to the next
 
@@ -174,6 +175,7 @@ def _end(study: Study, runs: Runs) -> str:
         study.fail(number, fault)
         return f"trial {number} failed: {fault}"
     value, [best] = study.complete(number, returns, runs.values()), study.best(1)
-    is_best = "the best so far" if best.number == number else f"best: trial {best.number}, {best.value:.1f}"
-    of_seeds = f" ({', '.join(f'{each:.1f}' for each in returns)})" if len(returns) > 1 else ""
-    return f"trial {number} reached {value:.1f}{of_seeds}; {is_best}"
+    places = decimals(*returns, *best.user_attrs[RETURNS])
+    is_best = "the best so far" if best.number == number else f"best: trial {best.number}, {best.value:.{places}f}"
+    of_seeds = f" ({', '.join(f'{each:.{places}f}' for each in returns)})" if len(returns) > 1 else ""
+    return f"trial {number} reached {value:.{places}f}{of_seeds}; {is_best}"

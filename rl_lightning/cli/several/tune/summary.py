@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from rl_lightning.callbacks.metrics_csv import TEST
 from rl_lightning.callbacks.run_folder import write_whole
-from rl_lightning.cli.report import program_name
+from rl_lightning.cli.report import decimals, program_name
 from rl_lightning.cli.several.tune.checks import Settings
 from rl_lightning.cli.several.tune.plan import Folder, Plan
 from rl_lightning.cli.several.tune.space import as_text
@@ -33,11 +33,12 @@ def write_best(folder: Folder, plan: Plan, study: Study, settings: Settings) -> 
         )
     [trial] = best
     flags = [*plan.space.flags(trial.params), f"--seed_everything={plan.seeds}"]
+    reached = f"{TEST} {trial.value:.{decimals(*trial.user_attrs[RETURNS])}f}"
     seeds = f"the mean of the seeds 0 to {plan.seeds - 1}" if plan.seeds > 1 else "with seed 0"
     head = (
         f"# The best of {len(study.trials())} trials of {folder.path}: trial {trial.number}, written "
         f"{datetime.now(UTC).isoformat(timespec='seconds')}.\n"
-        f"# {TEST} {trial.value:.1f}, {seeds}. It was chosen as the highest, so it is too high: judge the settings by "
+        f"# {reached}, {seeds}. It was chosen as the highest, so it is too high: judge the settings by "
         "other seeds.\n"
         f"# Searched: {' '.join(map(quote, plan.space.flags(trial.params)))}\n"
     )
@@ -47,8 +48,9 @@ def write_best(folder: Folder, plan: Plan, study: Study, settings: Settings) -> 
 def table(plan: Plan, trials: list[FrozenTrial]) -> str:
     """A column for each trial: its value, the returns of its seeds, and the settings that were searched."""
     head = ["", *(f"trial {trial.number}" for trial in trials)]
-    value = ["mean return", *(f"{trial.value:.1f}" for trial in trials)]
-    spread = ["of seeds", *(_spread(trial.user_attrs[RETURNS]) for trial in trials)]
+    places = decimals(*(each for trial in trials for each in trial.user_attrs[RETURNS]))
+    value = ["mean return", *(f"{trial.value:.{places}f}" for trial in trials)]
+    spread = ["of seeds", *(_spread(trial.user_attrs[RETURNS], places) for trial in trials)]
     params = [
         [key.replace(".init_args", ""), *(_short(trial.params[key]) for trial in trials)] for key in plan.space.searched
     ]
@@ -75,8 +77,8 @@ def advice(folder: Folder, plan: Plan, study: Study) -> str:
     )
 
 
-def _spread(returns: list[float]) -> str:
-    return f"{min(returns):.1f} to {max(returns):.1f}"
+def _spread(returns: list[float], places: int) -> str:
+    return f"{min(returns):.{places}f} to {max(returns):.{places}f}"
 
 
 def _short(value: float | int | str | bool | None) -> str:
