@@ -254,7 +254,8 @@ class ReplayBuffer:
         if self._frames:
             self._frames.load_state_dict(state["frames"], here, there)
         if self._priorities:
-            places = self._slots_of(here), self._slots_of(there)
+            sampled = slice(keep - self.filled_rows, None)  # the rest of the rows have no priority
+            places = self._slots_of(here[sampled]), self._slots_of(there[sampled])
             self._priorities.load_state_dict(state.get("priorities"), *places)
         self._drop_incomplete()
         self.generator.set_state(state["generator"])

@@ -221,3 +221,12 @@ def test_without_saved_priorities_all_get_the_maximum_and_a_uniform_buffer_forge
     assert sorted(frequencies(prioritized)) == [0, 1, 2]
     uniform.load_state_dict(prioritized.state_dict())
     assert sorted(frequencies(uniform)) == [0, 1, 2]
+
+
+def test_without_saved_priorities_what_the_saved_ring_could_not_sample_is_not_drawn():
+    small, uniform, prioritized = make(4, alpha=0.0), make(12, alpha=0.0), make(12)
+    fill(small, range(40))
+    uniform.load_state_dict(small.state_dict())  # of 12 places 4 are known
+    fill(uniform, range(40, 42))
+    prioritized.load_state_dict(uniform.state_dict())
+    assert sorted(frequencies(prioritized)) == [36, 37, 38, 39, 40, 41]
