@@ -190,6 +190,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
         self._buffer: ReplayBuffer | None = None
+        self._held = 0  # transitions that the buffer held before this run gathered any
         self.observed = 0
         self._random_steps_left = 0  # of the run, before it learns
 
@@ -198,31 +199,37 @@ class ReplayDataModule(EnvironmentDataModule):
         if stage != "fit":
             return
         if self._buffer is not None:
+            self._held = len(self.buffer)  # what the last run has left
             self._make_room()
             return
         self.check_memory()
         place = "a file" if self.buffer_file else "memory"
         rank_zero_info(f"The replay buffer takes {readable(self._bytes_to_come())} of {place} when it is full")
         saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
-        self._buffer = self._new_buffer(held=0 if saved is None else transitions_in(saved))
+        self._held = 0 if saved is None else transitions_in(saved)
+        self._buffer = self._new_buffer()
         if saved is not None:
             self._buffer.load_state_dict(saved)
             self._buffer.end_episodes()  # nobody goes on with that run's
             self.observed = self._buffer.steps
             self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
 
+    @property
+    def _transitions(self) -> int:
+        """For how many there is to be room: those that the run can gather beside what it began with."""
+        return transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, self._held)
+
     def _make_room(self) -> None:
-        """For one more run beside what the last one has left; a buffer in a file keeps its size."""
-        wanted = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, len(self.buffer))
-        if self.buffer_file is None and wanted // self.num_envs > self.buffer.rows:
+        """For all of them; a buffer in a file keeps its size."""
+        if self.buffer_file is None and self._transitions // self.num_envs > self.buffer.rows:
             saved = self.buffer.state_dict()
-            self._buffer = self._new_buffer(held=len(self.buffer))
+            self._buffer = self._new_buffer()
             self._buffer.load_state_dict(saved)
 
-    def _new_buffer(self, held: int) -> ReplayBuffer:
-        """Empty, for what the run can gather beside the `held` transitions that it starts with."""
+    def _new_buffer(self) -> ReplayBuffer:
+        """Empty, with room."""
         return ReplayBuffer(
-            transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, held),
+            self._transitions,
             self.num_envs,
             self.observation_space,
             self.action_space,
@@ -352,15 +359,18 @@ class ReplayDataModule(EnvironmentDataModule):
         if not self.save_buffer or self._buffer is None:
             return {}
         buffers = of_all_processes(self.buffer.state_dict())
-        counters = {"random_steps_left": self._random_steps_left, "observed": self.observed}
+        counters = {"random_steps_left": self._random_steps_left, "observed": self.observed, "held": self._held}
         return {"buffer": buffers[0], "others": buffers[1:], **counters}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
             saved = of_this_process([state_dict["buffer"], *state_dict.get("others", [])])
-            if self.buffer_file is None and (held := transitions_in(saved)) > self.most_transitions:
-                self._buffer = self._new_buffer(held)  # of a run that began with another's transitions
+            # a run that began with another's transitions had room for them too; old checkpoints do not say
+            # for how many
+            held, in_all = state_dict.get("held", 0), transitions_in(saved)
+            self._held = held if in_all <= held + self.most_transitions else in_all
+            self._make_room()
             self.buffer.load_state_dict(saved)
             self._random_steps_left = state_dict.get("random_steps_left", 0)
             self.observed = state_dict.get("observed", self.buffer.steps)

@@ -85,6 +85,22 @@ def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_
     assert second.buffer.rows >= 420
 
 
+def test_a_resumed_run_has_as_much_room_as_the_one_that_began_with_another_ones_transitions(tmp_path):
+    first = counter_data(total_env_steps=50)
+    fit(tiny_sac(first.observation_space, first.action_space), first)
+    torch.save(first.buffer.state_dict(), tmp_path / "buffer.pt")
+    begun = counter_data(total_env_steps=120, buffer_from=str(tmp_path / "buffer.pt"))
+    begun.setup("fit")
+    resumed = counter_data(total_env_steps=120)  # the command line takes buffer_from out: the checkpoint has replay
+    resumed.setup("fit")
+    resumed.load_state_dict(begun.state_dict())
+    assert resumed.buffer.rows == begun.buffer.rows >= 170
+    again = counter_data(total_env_steps=120)
+    again.setup("fit")
+    again.load_state_dict(resumed.state_dict())
+    assert again.buffer.rows == begun.buffer.rows
+
+
 def test_memory_that_the_system_does_not_give_is_told_in_one_line():
     with pytest.raises(UsageError, match=r"^buffer_size is not allowed: Unable to allocate 1.00 EiB") as caught:
         allocate((2**60,), torch.device("cpu"), None)
