@@ -123,8 +123,10 @@ def fault_of_actions(space: gym.Space[Any], kind: Actions) -> str | None:
 
 
 def is_bounded(space: gym.spaces.Box) -> bool:
-    """Whether a Box has finite bounds, low < high, in every dimension."""
-    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all())
+    """Whether a Box has finite bounds, low < high, in every dimension, and their distance is a number of its dtype."""
+    with np.errstate(over="ignore", invalid="ignore"):  # ±3e38 stand for no bounds: their distance is infinite
+        width = space.high - space.low
+    return bool(np.isfinite(width).all() and (width > 0.0).all())
 
 
 ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]

@@ -77,6 +77,15 @@ def test_unbounded_actions_are_left_for_the_learner_to_refuse():
         SAC(env.observation_space, env.action_space, compile=False)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_bounds_whose_distance_is_infinite_are_none(dtype):
+    most = np.finfo(dtype).max.item()
+    env = make_env("toys:BoxAction-v0", {"low": [-most, 0], "high": [most, 1], "dtype": dtype})
+    assert given_action(env, [0.5, 0.25]).tolist() == [0.5, 0.25], "as it was given, not the highest number"
+    with pytest.raises(UsageError, match="finite bounds"):
+        SAC(env.observation_space, env.action_space, compile=False)
+
+
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_vector_never_resets_by_itself_and_the_caller_resets_just_the_finished(vectorization):
     envs = make_vec_env("toys:Counter-v0", 3, vectorization)
