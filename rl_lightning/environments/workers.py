@@ -12,6 +12,7 @@ from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory
 
 from rl_lightning.errors import EnvironmentFault, UsageError, one_line
@@ -56,6 +57,8 @@ class Here:
         self._pending: tuple[str, tuple[Any, ...]] = ("", ())
 
     def send(self, method: str, *args: Any) -> None:  # noqa: D102
+        if method == "step" and isinstance(args[0], np.ndarray):
+            args = (args[0].copy(),)  # as in a process of its own: it may write into its action, which is stored later
         self._pending = method, args
 
     def receive(self) -> Any:  # noqa: D102

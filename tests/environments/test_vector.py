@@ -48,6 +48,40 @@ def pids(envs):
     return [worker._process.pid for worker in envs.workers]
 
 
+class WritingEnv(gym.Env):
+    """Writes into the action that it is given."""
+
+    observation_space = gym.spaces.Discrete(1)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        action[:] = 0
+        return 0, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (gym.spaces.MultiBinary(3), [[1, 0, 1], [0, 1, 1]]),
+        (gym.spaces.MultiDiscrete([3, 4]), [[2, 1], [1, 3]]),
+        (gym.spaces.Box(-1.0, 1.0, (2,)), [[0.5, -0.5], [1.0, 0.25]]),
+        (gym.spaces.Box(-np.inf, np.inf, (2,)), [[0.5, -0.5], [1.0, 0.25]]),
+    ],
+)
+def test_an_action_is_stored_as_it_was_given_though_the_environment_writes_into_it(space, action):
+    gym.register("Writing-v0", WritingEnv)
+    try:
+        episodes = Episodes(make_vec_env("Writing-v0", 2, env_kwargs={"action_space": space}), [0, 1])
+    finally:
+        del gym.registry["Writing-v0"]
+    assert episodes.step(np.array(action, space.dtype)).action.tolist() == action
+
+
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("info", ["lengths", "types", "lambda", 3, None])
 def test_info_that_cannot_be_merged_nor_sent_ends_no_run(vectorization, info):
