@@ -221,8 +221,10 @@ def in_standard_units(weighed: Weighed) -> Weighed:
     advantage, control = weighed
     standard = standardized(advantage.flatten()).view_as(advantage)
     if control and advantage.numel() > 1:
-        coefficient = control["coefficient"] / (advantage.std() + 1e-8)
-        control = {**control, "coefficient": coefficient}
+        deviation = advantage.std()
+        # weights that are all the same, as those of a deterministic gradient, have no unit that the control could share
+        unit = torch.where(deviation > 0.0, deviation + 1e-8, 1.0)
+        control = {**control, "coefficient": control["coefficient"] / unit}
     return Weighed(standard, control)
 
 

@@ -242,6 +242,14 @@ def test_standard_units_divide_weights_and_control_alike():
     assert weighed.control["coefficient"].tolist() == pytest.approx((coefficient / deviation).tolist())
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 2)])
+def test_a_control_beside_weights_that_are_all_zero_stays_in_its_own_units(shape):
+    coefficient = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    weighed = in_standard_units(Weighed(torch.zeros(shape), {"coefficient": coefficient}))
+    assert torch.equal(weighed.advantage, torch.zeros(shape))
+    assert torch.equal(weighed.control["coefficient"], coefficient), "of 1e8 nothing else in the loss would be seen"
+
+
 def test_dimensions_are_summed_where_they_have_terms_of_their_own():
     assert over_dimensions(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [3.0, 7.0]
     assert over_dimensions(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
