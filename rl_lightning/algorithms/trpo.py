@@ -238,7 +238,7 @@ def conjugate_gradient(
         product: v to A v, both [n].
         b: [n].
         max_steps: n steps are exact.
-        tolerance: on the squared norm of the residual.
+        tolerance: on the squared norm of the residual; at most a 10,000th of b's, or the solution for a small b is 0.
 
     Returns:
         [n].
@@ -247,8 +247,9 @@ def conjugate_gradient(
     residual = b.clone()
     direction = b.clone()
     squared_norm = residual @ residual
+    tolerance = min(tolerance, 1e-4 * squared_norm.item())
     for _ in range(max_steps):
-        if squared_norm < tolerance:
+        if squared_norm <= tolerance:
             break
         image = product(direction)
         step = squared_norm / (direction @ image)

@@ -92,6 +92,14 @@ def test_the_first_iteration_is_that_of_steepest_descent():
     assert conjugate_gradient(lambda x: matrix @ x, b, max_steps=1).tolist() == approx([5 / 18, 10 / 18])
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e-6, 1e-9])
+def test_the_solution_is_in_the_unit_of_b_however_small_that_is(unit):
+    root = torch.randn(20, 20)
+    matrix, b = root @ root.T / 20 + 0.1 * torch.eye(20), torch.randn(20)
+    x = conjugate_gradient(lambda vector: matrix @ vector, unit * b, max_steps=40)
+    torch.testing.assert_close(matrix @ x / unit, b, rtol=0.0, atol=0.011 * b.norm().item())
+
+
 def test_the_solution_for_zero_is_zero():
     def product(vector):
         raise AssertionError("there is nothing to solve")
