@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import (
     LinearLR,
     LRScheduler,
     MultiplicativeLR,
+    OneCycleLR,
     SequentialLR,
 )
 from website import Sentinel, Website
@@ -276,6 +277,37 @@ def test_a_schedule_goes_on_where_it_was(schedule: object, tmp_path: Path) -> No
     assert len({rate for _, _, rate in straight}) > 5
     for resumed, uninterrupted in zip([*first, *second], straight, strict=True):
         assert resumed == pytest.approx(uninterrupted, rel=1e-6)
+
+
+class Momenta(Callback):
+    """Notes the momentum that each of the policy's gradient steps is taken with."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: SAC, batch: Any, batch_idx: int) -> None:
+        [group] = trainer.optimizers[2].param_groups
+        self.seen.append(group["betas"][0] if "betas" in group else group["momentum"])
+
+
+@pytest.mark.parametrize("optimizer", [partial(Adam, lr=1e-3), partial(SGD, lr=1e-3, momentum=0.9)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        partial(OneCycleLR, max_lr=1e-3, total_steps=200),
+        partial(CyclicLR, base_lr=1e-4, max_lr=1e-3, step_size_up=37),
+    ],
+)
+def test_a_momentum_that_a_schedule_moves_goes_on_where_it_was(
+    schedule: object, optimizer: object, tmp_path: Path
+) -> None:
+    settings = {"policy_scheduler": schedule, "policy_optimizer": optimizer}
+    straight, first, second = Momenta(), Momenta(), Momenta()
+    fit(tmp_path / "straight", *make(260, **settings), callbacks=[straight])
+    fit(tmp_path / "first", *make(180, **settings), callbacks=[first])
+    fit(tmp_path / "second", *make(260, **settings), tmp_path / "first" / "last.ckpt", [second])
+    assert len(set(straight.seen)) > 30
+    assert [*first.seen, *second.seen] == straight.seen
 
 
 def test_a_schedule_that_is_added_on_resume_takes_no_others_counter(checkpoint: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rl_lightning.types import State
 
 KEY = "rl_lightning"  # where a checkpoint says whose it is
 SCHEMA = 1  # of what stands there and in the states of our objects; 0 had no number
+CYCLED = ("base_momentum", "max_momentum")  # notes in a group, between which torch's cyclic schedules move its momentum
 
 
 def signature(algorithm: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, str]:
@@ -245,7 +246,8 @@ def _moments(saved: State, saved_names: list[list[str]], own: State, names: list
         saved_names: of the parameters in each of its groups.
         own: the new optimizer's.
         names: of the parameters in each of its groups.
-        with_rates: keep the share of the initial learning rate that the schedule has come to.
+        with_rates: keep the share of the initial learning rate that the schedule has come to, and where it moves the
+            momentum too, that.
     """
     place, group_of = {}, {}
     for group, its_names in zip(saved["param_groups"], saved_names, strict=True):
@@ -260,6 +262,11 @@ def _moments(saved: State, saved_names: list[list[str]], own: State, names: list
         if with_rates and before and before.get("initial_lr") and "initial_lr" in group:
             same = group["initial_lr"] == before["initial_lr"]  # then to the last bit
             group["lr"] = before["lr"] if same else group["initial_lr"] * (before["lr"] / before["initial_lr"])
+        if with_rates and before and "max_momentum" in group and all(before.get(end) == group[end] for end in CYCLED):
+            if "betas" in group:
+                group["betas"] = (before["betas"][0], *group["betas"][1:])
+            else:
+                group["momentum"] = before["momentum"]
     return {**own, "state": state}
 
 
