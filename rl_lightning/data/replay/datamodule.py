@@ -202,11 +202,11 @@ class ReplayDataModule(EnvironmentDataModule):
             self._held = len(self.buffer)  # what the last run has left
             self._make_room()
             return
+        saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
+        self._held = 0 if saved is None else transitions_in(saved)
         self.check_memory()
         place = "a file" if self.buffer_file else "memory"
         rank_zero_info(f"The replay buffer takes {readable(self._bytes_to_come())} of {place} when it is full")
-        saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
-        self._held = 0 if saved is None else transitions_in(saved)
         self._buffer = self._new_buffer()
         if saved is not None:
             self._buffer.load_state_dict(saved)
@@ -253,9 +253,8 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def _bytes_to_come(self) -> int:
         """Of the buffer when it is full."""
-        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
         spaces = self.observation_space, self.action_space
-        return bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
+        return bytes_of_buffer(self._transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
 
     def _buffer_device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.buffer_on_device and self.trainer else torch.device("cpu")

@@ -70,6 +70,20 @@ def test_a_run_says_what_its_buffer_will_take_and_is_refused_what_is_not_there(m
         counter_data(total_env_steps=994, buffer_size=1_000_000).setup("fit")
 
 
+def test_what_a_buffer_starts_with_is_in_what_it_says_and_in_what_it_is_refused_for(monkeypatch, caplog, tmp_path):
+    first = counter_data(total_env_steps=50)
+    fit(tiny_sac(first.observation_space, first.action_space), first)
+    torch.save(first.buffer.state_dict(), tmp_path / "buffer.pt")
+    second = counter_data(total_env_steps=120, buffer_from=str(tmp_path / "buffer.pt"))
+    with caplog.at_level("INFO"):
+        second.setup("fit")
+    assert second.buffer.rows >= 170
+    assert f"The replay buffer takes {readable(second.buffer.nbytes)} of memory when it is full" in caplog.text
+    monkeypatch.setattr(memory, "available_memory", lambda device: second.buffer.nbytes - 1)
+    with pytest.raises(UsageError, match=r"^buffer_size=1000 is not allowed: a full buffer of this run needs"):
+        counter_data(total_env_steps=120, buffer_from=str(tmp_path / "buffer.pt")).setup("fit")
+
+
 @pytest.mark.parametrize("way", ["buffer_from", "checkpoint"])
 def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_path):
     first = counter_data(total_env_steps=300)
