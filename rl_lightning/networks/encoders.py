@@ -50,7 +50,7 @@ class ChoicesEncoder(nn.Module):
 
     def __init__(self, space: gym.spaces.MultiDiscrete) -> None:
         super().__init__()
-        counts, start = space.nvec.flatten(), space.start.flatten()
+        counts, start = (each.flatten().astype(np.int64) for each in (space.nvec, space.start))  # or unsigned ones wrap
         self.out_features = int(counts.sum())
         # where the one of each choice's zero lies; the space says it, so it is no weight, and has numbers on any device
         places = torch.tensor((np.cumsum(counts) - counts - start).tolist(), device="cpu")

@@ -120,6 +120,7 @@ def test_the_dimension_beside_two_equal_ones_is_that_of_the_channels(shape, chan
     [
         (MultiDiscrete([2, 3]), [[1, 0], [0, 2]], [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
         (MultiDiscrete([2, 3], start=[5, -1]), [[6, -1], [5, 1]], [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (MultiDiscrete([2, 3], np.uint8, start=[5, 1]), [[6, 1], [5, 3]], [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
         (MultiDiscrete([[2, 1], [1, 2]]), [[[1, 0], [0, 1]]], [[0, 1, 1, 1, 0, 1]]),
     ],
 )
