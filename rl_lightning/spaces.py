@@ -124,8 +124,9 @@ def fault_of_actions(space: gym.Space[Any], kind: Actions) -> str | None:
 
 def is_bounded(space: gym.spaces.Box) -> bool:
     """Whether a Box has finite bounds, low < high, in every dimension, and their distance is a number of its dtype."""
+    of_floats = np.result_type(space.low.dtype, np.float16)  # the distance of int8's bounds is no int8
     with np.errstate(over="ignore", invalid="ignore"):  # ±3e38 stand for no bounds: their distance is infinite
-        width = space.high - space.low
+        width = np.subtract(space.high, space.low, dtype=of_floats)
     return bool(np.isfinite(width).all() and (width > 0.0).all())
 
 

@@ -24,7 +24,7 @@ from rl_lightning import (
 from rl_lightning.environments.cartpole import CartPoleVector
 from rl_lightning.environments.vector import WatchedVector
 from rl_lightning.environments.workers import Apart, Here
-from rl_lightning.spaces import to_tensor
+from rl_lightning.spaces import is_bounded, to_tensor
 from rl_lightning.types import map_obs
 
 
@@ -84,6 +84,12 @@ def test_bounds_whose_distance_is_infinite_are_none(dtype):
     assert given_action(env, [0.5, 0.25]).tolist() == [0.5, 0.25], "as it was given, not the highest number"
     with pytest.raises(UsageError, match="finite bounds"):
         SAC(env.observation_space, env.action_space, compile=False)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64"])
+def test_bounds_of_whole_numbers_may_be_as_far_apart_as_their_dtype_has_them(dtype):
+    ends = np.iinfo(dtype)
+    assert is_bounded(Box(ends.min, ends.max, (2,), dtype))
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
