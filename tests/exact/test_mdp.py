@@ -21,11 +21,27 @@ def test_lists_arrays_float32_and_tensors_make_the_same_mdp():
         assert not mdp.termination.any()
 
 
-def test_rows_that_are_off_by_the_rounding_of_float32_are_made_exact():
-    rows = torch.rand(50, 4, 50)
-    rows = rows / rows.sum(-1, keepdim=True)
-    mdp = MDP(rows, torch.zeros(50, 4), 0.9)
-    assert (mdp.transition.sum(-1) - 1).abs().max() < 1e-15
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_is_off_by_the_rounding_of_float32_is_made_exact(sparse):
+    rows, start = torch.rand(50, 4, 51), torch.rand(50)
+    rows, start = rows / rows.sum(-1, keepdim=True), start / start.sum() * (1 + 5e-7)
+    transition, termination = rows[..., :50], rows[..., 50]
+    given = transition.reshape(200, 50).to_sparse() if sparse else transition
+    mdp = MDP(given, torch.zeros(50, 4), 0.9, termination, start)
+    total = mdp.termination + mdp.expected_next(torch.ones(50, dtype=torch.float64))
+    assert (total - 1).abs().max() < 1e-15
+    assert abs(float(mdp.start.sum()) - 1) < 1e-15
+    torch.testing.assert_close(mdp.termination, termination.double(), rtol=0, atol=1e-6)
+
+
+def test_the_same_mdp_on_another_device_has_all_of_it():
+    mdp = random_mdp(3, states=4, actions=2)
+    mdp = MDP(mdp.transition, mdp.reward, 0.9, mdp.termination, torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    there = mdp.to("cpu")
+    for name in ("transition", "reward", "termination", "start"):
+        torch.testing.assert_close(getattr(there, name), getattr(mdp, name), rtol=0, atol=1e-15)
+    assert mdp.termination.any()
+    assert there.gamma == 0.9
 
 
 def test_a_reward_of_the_next_state_is_reduced_by_its_expectation():
