@@ -1,5 +1,6 @@
 import torch
 
+from rl_lightning.exact import MDP
 from rl_lightning.exact.krylov import SHORTEST_ROUND, solve_fixed_point
 
 
@@ -13,3 +14,12 @@ def test_a_round_is_not_worse_than_plain_iterations_in_the_norm_that_is_asked_fo
     x, rounds = solve_fixed_point(m, b, torch.zeros_like(b), tolerance=1.0001 * gamma**SHORTEST_ROUND)
     assert rounds == 1
     assert (b + m @ x - x).abs().max() <= 1.0001 * gamma**SHORTEST_ROUND
+
+
+def test_a_random_mdp_takes_a_tenth_of_the_products_of_plain_iterations():
+    mdp = MDP.garnet(500, 1, 5, gamma=0.99, seed=0, sparse=True)
+    m, b = mdp.gamma * mdp.transition, mdp.reward[:, 0]
+    x, rounds = solve_fixed_point(m, b, torch.zeros_like(b), tolerance=1e-9)
+    exact = torch.linalg.solve(torch.eye(500, dtype=torch.float64) - m.to_dense(), b)
+    torch.testing.assert_close(x, exact, rtol=0, atol=1e-7)
+    assert rounds <= 5  # of 20 products; plain iterations take 2,000
