@@ -23,3 +23,11 @@ def test_a_random_mdp_takes_a_tenth_of_the_products_of_plain_iterations():
     exact = torch.linalg.solve(torch.eye(500, dtype=torch.float64) - m.to_dense(), b)
     torch.testing.assert_close(x, exact, rtol=0, atol=1e-7)
     assert rounds <= 5  # of 20 products; plain iterations take 2,000
+
+
+def test_the_residual_is_within_the_tolerance_in_the_norm_that_is_asked_for():
+    mdp = MDP.garnet(500, 1, 5, gamma=0.99, seed=0, sparse=True)
+    m, b = mdp.gamma * mdp.transition, mdp.reward[:, 0]
+    for tolerance in torch.logspace(1, -6, 50).tolist():
+        x, _ = solve_fixed_point(m, b, torch.zeros_like(b), tolerance, order=1)
+        assert (b + m @ x - x).abs().sum() <= tolerance
