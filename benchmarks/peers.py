@@ -126,6 +126,14 @@ PEERS = {
         normalize=False,
         gamma=0.99,
     ),
+    "sac_v2/reacher": Peer(
+        partial(SAC, learning_rate=3e-4, learning_starts=1_000),  # its defaults are the rest
+        "Reacher-v5",
+        num_envs=1,
+        total_env_steps=20_000,
+        normalize=False,
+        gamma=0.99,
+    ),
     "td3/inverted_pendulum": Peer(
         partial(
             TD3,
