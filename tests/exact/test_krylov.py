@@ -31,3 +31,13 @@ def test_the_residual_is_within_the_tolerance_in_the_norm_that_is_asked_for():
     for tolerance in torch.logspace(1, -6, 50).tolist():
         x, _ = solve_fixed_point(m, b, torch.zeros_like(b), tolerance, order=1)
         assert (b + m @ x - x).abs().sum() <= tolerance
+
+
+def test_rounds_that_gain_little_become_longer():
+    states, gamma = 500, 0.999
+    index = torch.stack([torch.arange(states), (torch.arange(states) + 1) % states])  # a ring
+    m = torch.sparse_coo_tensor(index, torch.full((states,), gamma, dtype=torch.float64), check_invariants=True)
+    b = torch.eye(states, dtype=torch.float64)[0]
+    x, rounds = solve_fixed_point(m, b, torch.zeros_like(b), tolerance=1e-6)
+    assert (b + m @ x - x).abs().max() <= 1e-6
+    assert rounds < 100  # 482 of the shortest kind
