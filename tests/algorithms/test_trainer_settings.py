@@ -6,6 +6,14 @@ from datetime import timedelta
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
 from toys import LINEAR
 
@@ -122,6 +130,35 @@ def test_a_callbacks_hook_that_is_never_called_is_refused_by_name():
     model, data = replay()
     with pytest.raises(UsageError, match=r"^Norms\.on_after_backward is never called"):
         Trainer(**QUIET, callbacks=[Norms()]).fit(model, data)
+
+
+class Unfreezes(BaseFinetuning):
+    def freeze_before_training(self, pl_module):
+        raise AssertionError
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        raise AssertionError
+
+
+@both
+@pytest.mark.parametrize(
+    ("make_callback", "fix"),
+    [
+        (Unfreezes, "rl_lightning.Freeze"),
+        (BatchSizeFinder, "give batch_size"),
+        (lambda: GradientAccumulationScheduler({0: 2}), "larger batch_size"),
+        (LearningRateFinder, "give learning rates"),
+        (lambda: ModelPruning("l1_unstructured"), "rl-lightning export"),
+        (lambda: StochasticWeightAveraging(0.1), "EMAWeightAveraging"),
+    ],
+)
+def test_a_callback_that_a_learner_cannot_follow_is_refused_with_what_to_do_instead(make, make_callback, fix, tmp_path):
+    model, data = make()
+    callback = make_callback()
+    trainer = Trainer(**{**QUIET, "logger": CSVLogger(tmp_path / "logs")}, callbacks=[callback])
+    with pytest.raises(UsageError, match=rf"^trainer.callbacks='{type(callback).__name__}' is not allowed: .*{fix}"):
+        trainer.fit(model, data)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Evaluated(Callback):

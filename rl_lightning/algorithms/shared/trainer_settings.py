@@ -4,6 +4,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -37,6 +45,14 @@ ONLY = {  # what a setting has to be, and what to do instead
     "reload_dataloaders_every_n_epochs": (0, "every epoch gathers anew, nothing is reloaded; leave it out"),
     "sync_batchnorm": (False, "BatchNorm's statistics are of each process; leave it out"),
     "use_distributed_sampler": (True, "processes share the episodes of an evaluation in any case; leave it out"),
+}
+CANNOT_FOLLOW: dict[type[Callback], str] = {  # Lightning's callbacks, and what to do instead
+    BaseFinetuning: "optimizers move the parameters that learn when a run begins; give rl_lightning.Freeze",
+    BatchSizeFinder: "its trials are without the callback that gathers experience; give batch_size",
+    GradientAccumulationScheduler: "each minibatch is a gradient step; give a larger batch_size",
+    LearningRateFinder: "its trials are without the callback that gathers experience; give learning rates",
+    ModelPruning: "it exchanges the parameters that gradients are taken of; prune what rl-lightning export writes",
+    StochasticWeightAveraging: "swa_lrs would not be followed; give WeightAveraging or EMAWeightAveraging",
 }
 
 
@@ -75,10 +91,16 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
             _check_lengths(trainer, data)
     _check_hooks(trainer, learner)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        _check_callback(callback)
         if isinstance(callback, Freeze):
             callback.check(learner, data)
         if isinstance(callback, VideoRecorder) and stage in ("fit", "predict"):
             callback.check(data)
+
+
+def _check_callback(callback: Callback) -> None:
+    for kind, advice in CANNOT_FOLLOW.items():
+        require(not isinstance(callback, kind), "trainer.callbacks", type(callback).__name__, advice)
 
 
 def _check_limits(trainer: Trainer, stage: str) -> None:
