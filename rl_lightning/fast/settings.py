@@ -1,8 +1,10 @@
-"""Settings of a trainer and of a logger that they do not show."""
+"""Settings of a trainer, of a logger and of a callback that they do not show."""
 
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 
@@ -19,3 +21,8 @@ def hidden_settings(trainer: Trainer) -> dict[str, bool]:
 def settings_of_wandb(logger: WandbLogger) -> dict[str, Any]:
     """What a logger will give to `wandb.init`; changes count until its run has begun."""
     return logger._wandb_init
+
+
+def train_time_interval_of(callback: ModelCheckpoint) -> timedelta | None:
+    """From one checkpoint to the next, where it saves by time."""
+    return callback._train_time_interval

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
 )
@@ -158,6 +159,14 @@ def test_a_callback_that_a_learner_cannot_follow_is_refused_with_what_to_do_inst
     trainer = Trainer(**{**QUIET, "logger": CSVLogger(tmp_path / "logs")}, callbacks=[callback])
     with pytest.raises(UsageError, match=rf"^trainer.callbacks='{type(callback).__name__}' is not allowed: .*{fix}"):
         trainer.fit(model, data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_by_time_that_would_never_be_saved_are_refused(tmp_path):
+    model, data = replay()
+    saves = ModelCheckpoint(tmp_path / "saved", train_time_interval=timedelta(minutes=5))
+    with pytest.raises(UsageError, match=r"^ModelCheckpoint.train_time_interval='0:05:00' is .*every_minutes"):
+        Trainer(**{**QUIET, "enable_checkpointing": True}, callbacks=[saves]).fit(model, data)
     assert list(tmp_path.iterdir()) == []
 
 

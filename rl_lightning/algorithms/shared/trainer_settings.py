@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
 )
@@ -20,7 +21,7 @@ from rl_lightning.callbacks import Freeze, VideoRecorder
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.fast.products import check_asked
-from rl_lightning.fast.settings import hidden_settings
+from rl_lightning.fast.settings import hidden_settings, train_time_interval_of
 
 STAGES = {"validate": "val", "test": "test", "predict": "predict"}  # each with what Lightning calls it in a setting
 NEVER_CALLED = ("on_before_zero_grad", "on_before_backward", "on_after_backward")  # gradients are of `autograd.grad`
@@ -101,6 +102,10 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
 def _check_callback(callback: Callback) -> None:
     for kind, advice in CANNOT_FOLLOW.items():
         require(not isinstance(callback, kind), "trainer.callbacks", type(callback).__name__, advice)
+    if isinstance(callback, ModelCheckpoint):
+        interval = train_time_interval_of(callback)
+        advice = "Lightning saves by time only where it steps the optimizers; give Checkpoints(every_minutes=...)"
+        require(interval is None, "ModelCheckpoint.train_time_interval", str(interval), advice)
 
 
 def _check_limits(trainer: Trainer, stage: str) -> None:
