@@ -12,6 +12,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from threading import Thread
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rl_lightning.errors import UsageError, one_line
 from rl_lightning.types import State
@@ -30,6 +33,7 @@ SEAL_MARK = b"rl_ckpt1"
 PARTIAL = ".partial"  # ends the name of a file that is being written
 CHUNK = 1 << 20  # bytes, written and summed while they are in the cache
 START_WRITING = hasattr(os, "posix_fadvise")  # Linux then begins to write at once what it is told to forget
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 FIXES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -45,7 +49,7 @@ def write(state: State, path: str | Path) -> None:
         path: of the file; its folder is made where it is missing.
 
     Raises:
-        UsageError: what the disk or the folder refuses; the file that was there is as it was.
+        UsageError: what the disk or the folder refuses, and more than data; the file that was there is as it was.
     """
     path = Path(path)
     try:
@@ -54,8 +58,31 @@ def write(state: State, path: str | Path) -> None:
             sealed = _Sealed(file)
             torch.save(state, sealed)  # type: ignore[arg-type]
             sealed.close()
+            _check_data(state, path, file.name)
     except OSError as error:
         raise _refusal(path, error) from error
+
+
+def _check_data(state: State, path: Path, written: str) -> None:
+    """Refuse what `read` would refuse, while the file that was there before is still there."""
+    if strange := get_unsafe_globals_in_checkpoint(written):
+        place, kind = next(_places_of_objects(state, "its state"), ("it", strange[0]))
+        raise UsageError(
+            f"checkpoint {str(path)!r} cannot be saved: {place} is of {kind}, and a checkpoint holds tensors, numbers, "
+            "text, lists and dicts of them, or nobody could go on from it; leave it out, or make it one of these"
+        )
+
+
+def _places_of_objects(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Where something lies that is none of what checkpoints mostly hold, and its kind."""
+    if type(value) in (dict, OrderedDict):
+        for key, each in value.items():
+            yield from _places_of_objects(each, f"{place}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, each in enumerate(value):
+            yield from _places_of_objects(each, f"{place}[{index}]")
+    elif not isinstance(value, Tensor) and type(value) not in PLAIN:
+        yield place, f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def link(source: Path, target: Path) -> None:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,13 +118,35 @@ def test_a_file_of_torch_save_is_read_unless_it_is_damaged(tmp_path: Path) -> No
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
-    write({"object": Path("/")}, tmp_path / "object.ckpt")
+    torch.save({"object": Path("/")}, tmp_path / "object.ckpt")
     with pytest.raises(UsageError, match="more than tensors and primitives"):
         read(tmp_path / "object.ckpt")
     with pytest.raises(UsageError, match="does not exist"):
         read(tmp_path / "nothing.ckpt")
     with pytest.raises(UsageError, match="cannot be read"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("strange", "place"),
+    [
+        (
+            {"callbacks": {"Best": {"score": np.float64(1.5)}}},
+            r"\['callbacks'\]\['Best'\]\['score'\] is of numpy.float64",
+        ),
+        ({"hyper_parameters": {"path": [1, Path("/")]}}, r"\['hyper_parameters'\]\['path'\]\[1\] is of pathlib"),
+    ],
+)
+def test_what_nobody_could_read_is_not_saved_over_what_they_can(
+    strange: dict[str, object], place: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write(state(1), path)
+    with pytest.raises(UsageError, match=rf"last.ckpt' cannot be saved: its state{place}") as refusal:
+        write(strange, path)
+    assert "\n" not in str(refusal.value)
+    assert read(path)["number"] == 1
+    assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("room", [0, 1_000, 100_000, 399_000, 401_000])
@@ -190,7 +214,7 @@ def test_a_file_that_somebody_is_writing_is_left_alone(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             write(state(1), tmp_path / "other.ckpt")
             assert len(os.listdir(tmp_path)) == 2
-            return (str, ())
+            return (OrderedDict, ())
 
     write({"slow": Slow()}, tmp_path / "last.ckpt")
     assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "other.ckpt"]
