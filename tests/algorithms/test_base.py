@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.optim import SGD
+from torch.optim import LBFGS, SGD
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
@@ -244,8 +244,9 @@ def test_an_optimizer_may_have_its_parameters_in_groups_of_any_order():
             r"a_optimizer leaves out bias of a's 2 parameters: .*all of",
         ),
         (lambda params: SGD([*params, torch.nn.Parameter(torch.ones(1))], lr=0.1), "a_optimizer has 1 parameters that"),
+        (LBFGS, "a_optimizer=LBFGS is not allowed: it needs the loss again"),
     ],
-    ids=["one left out", "another's"],
+    ids=["one left out", "another's", "a closure"],
 )
 def test_an_optimizer_without_one_of_its_parameters_or_with_another_is_refused(optimizer, message):
     data = noise_data()

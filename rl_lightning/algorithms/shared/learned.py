@@ -1,6 +1,7 @@
 """A learned network, with what moves it; and the gradients that it is moved by."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -57,8 +58,8 @@ class Learned(NamedTuple):
         """The optimizer, and its learning-rate scheduler if there is one.
 
         Raises:
-            UsageError: settings that optimizer or scheduler refuse, an optimizer with other parameters than the
-                network's, a scheduler that waits for a metric or that another one would step.
+            UsageError: settings that optimizer or scheduler refuse, an optimizer that needs a closure or has other
+                parameters than the network's, a scheduler that waits for a metric or that another one would step.
         """
         setting = f"{self.name}_optimizer"
         parameters = {id(parameter): name for name, parameter in self.network.named_parameters()}
@@ -72,6 +73,12 @@ class Learned(NamedTuple):
             raise UsageError(
                 f"{setting} is not allowed: {error}; give settings that it takes (a learning rate is 0 or more)"
             ) from error
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:  # LBFGS
+            raise UsageError(
+                f"{self.name}_optimizer={type(optimizer).__name__} is not allowed: it needs the loss again within a "
+                "step, which is taken along one gradient; give one that does not, e.g. Adam or SGD"
+            )
         self._check_parameters(optimizer, parameters)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UsageError(
