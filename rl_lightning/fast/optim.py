@@ -48,7 +48,7 @@ class FusedAdam(Adam):
         Raises:
             ValueError: a setting that the step would ignore.
         """
-        _refuse_ignored(self, param_group)
+        refuse_ignored(self, param_group)
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class FusedAdam(Adam):
             ValueError: a group with a setting that the step would ignore.
         """
         for group in state_dict["param_groups"]:
-            _refuse_ignored(self, group)
+            refuse_ignored(self, group)
         # torch moves the counts of steps to the parameters' device for a group that says so alone
         groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
@@ -94,7 +94,7 @@ class ForeachRMSprop(RMSprop):
         Raises:
             ValueError: a setting that the step would ignore.
         """
-        _refuse_ignored(self, param_group)
+        refuse_ignored(self, param_group)
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class ForeachRMSprop(RMSprop):
             ValueError: a group with a setting that the step would ignore.
         """
         for group in state_dict["param_groups"]:
-            _refuse_ignored(self, group)
+            refuse_ignored(self, group)
         super().load_state_dict(state_dict)
 
     def step(self, closure: Closure = None) -> Any:
@@ -118,7 +118,7 @@ NO_SETTINGS = ("params", "param_names", "foreach", "fused")  # of a group
 OF_SCHEDULERS = ("initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum")  # notes that they leave in a group
 
 
-def _refuse_ignored(optimizer: "FusedAdam | ForeachRMSprop", group: dict[str, Any]) -> None:
+def refuse_ignored(optimizer: "FusedAdam | ForeachRMSprop", group: dict[str, Any]) -> None:
     """Refuse a group of parameters with a setting that `step` does not look at."""
     name = type(optimizer).__name__
     for key, value in group.items():

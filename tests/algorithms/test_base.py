@@ -1,9 +1,11 @@
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch.optim import LBFGS, SGD
+from torch.optim.lr_scheduler import OneCycleLR
 from toys import GradientSteps, counter_data, fit, make_trainer, noise_data, tiny_sac
 
 from rl_lightning import Algorithm, EnvironmentInteraction, PolyakAveraging, UsageError
@@ -11,6 +13,7 @@ from rl_lightning.algorithms.base import Gradients
 from rl_lightning.algorithms.shared import precision
 from rl_lightning.callbacks.metrics_csv import MetricsCSV, read_rows
 from rl_lightning.fast.compilation import compiled_or_eager
+from rl_lightning.optim import ForeachRMSprop, FusedAdam
 
 
 def sgd(params):
@@ -253,3 +256,12 @@ def test_an_optimizer_without_one_of_its_parameters_or_with_another_is_refused(o
     model = TwoLosses(data.observation_space, data.action_space, optimizers=1)
     with pytest.raises(UsageError, match=message):
         model.learned("a", torch.nn.Linear(2, 2), optimizer)
+
+
+def test_a_scheduler_that_sets_what_the_optimizer_would_ignore_is_refused():
+    data = noise_data()
+    model = TwoLosses(data.observation_space, data.action_space)
+    one_cycle = partial(OneCycleLR, max_lr=0.1, total_steps=9)  # of the learning rate, and of momentum or β₁
+    with pytest.raises(UsageError, match=r"^a_scheduler is not allowed: ForeachRMSprop ignores momentum=0\.95"):
+        model.learned("a", torch.nn.Linear(2, 2), ForeachRMSprop, one_cycle)
+    model.learned("a", torch.nn.Linear(2, 2), FusedAdam, one_cycle)

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rl_lightning.checkpoints import Continued
 from rl_lightning.errors import UsageError
-from rl_lightning.optim import EnvStepsLR
+from rl_lightning.fast.optim import refuse_ignored
+from rl_lightning.optim import EnvStepsLR, ForeachRMSprop, FusedAdam
 
 Metrics = dict[str, Tensor]  # by the name they are logged under: scalars, or [B], whose mean is logged
 
@@ -67,6 +68,9 @@ class Learned(NamedTuple):
             optimizer = self.optimizer(trainable(self.network))
             setting = f"{self.name}_scheduler"
             scheduler = self.scheduler(optimizer) if self.scheduler else None
+            if isinstance(optimizer, FusedAdam | ForeachRMSprop):  # OneCycleLR cycles momentum too
+                for group in optimizer.param_groups:
+                    refuse_ignored(optimizer, group)
         except UsageError as error:  # ours say what to give
             raise UsageError(f"{setting} is not allowed: {error}") from error
         except (ValueError, TypeError) as error:
