@@ -23,7 +23,7 @@ from rl_lightning.algorithms.shared.computing import as_run
 from rl_lightning.algorithms.shared.divergence import check_finite, finite, traced_to_divergence
 from rl_lightning.algorithms.shared.evaluation import Evaluation, record, warn_of_random_weights
 from rl_lightning.algorithms.shared.frozen import Frozen
-from rl_lightning.algorithms.shared.hooks import Hooks
+from rl_lightning.algorithms.shared.hooks import Hooks, check_overrides
 from rl_lightning.algorithms.shared.initial_weights import initial_weights, names_in, note_weights
 from rl_lightning.algorithms.shared.kinds import check_actions, check_learns_from
 from rl_lightning.algorithms.shared.learned import Gradients, Learned, Metrics, grad, grads
@@ -87,8 +87,8 @@ class Algorithm(LightningModule, ABC):
         polyak_averaging: what moves the target networks, of learners that have any.
 
     Raises:
-        UsageError: an action space of another kind, a discount out of range, or normalized observations where there are
-            none to normalize.
+        UsageError: an action space of another kind, a discount out of range, normalized observations where there are
+            none to normalize, or a hook of Lightning's that is overridden without a call of what is done in it here.
     """
 
     learns_from: ClassVar[type[EnvironmentDataModule]] = ReplayDataModule
@@ -112,6 +112,7 @@ class Algorithm(LightningModule, ABC):
         check_ranges(gamma=gamma)
         kinds = {each.__name__: each.acts_in for each in Algorithm.__subclasses__()}
         check_actions(action_space, type(self).__name__, self.acts_in, kinds)
+        check_overrides(type(self), Algorithm)
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
         self.gamma, self.compile_gradients = gamma, compile

@@ -265,3 +265,29 @@ def test_a_scheduler_that_sets_what_the_optimizer_would_ignore_is_refused():
     with pytest.raises(UsageError, match=r"^a_scheduler is not allowed: ForeachRMSprop ignores momentum=0\.95"):
         model.learned("a", torch.nn.Linear(2, 2), ForeachRMSprop, one_cycle)
     model.learned("a", torch.nn.Linear(2, 2), FusedAdam, one_cycle)
+
+
+@pytest.mark.parametrize(
+    "hook", ["setup", "configure_callbacks", "on_fit_start", "on_save_checkpoint", "on_validation_epoch_end"]
+)
+def test_a_hook_that_leaves_out_what_a_learner_does_in_it_is_refused_by_name(hook):
+    data = noise_data()
+    kind = type("Mine", (TwoLosses,), {hook: lambda self, *_: None})
+    with pytest.raises(UsageError, match=rf"^Mine\.{hook} takes the place of .*: call super\(\)\.{hook} in it"):
+        kind(data.observation_space, data.action_space)
+    with pytest.raises(UsageError, match=rf"^Mine\.{hook} takes the place of"):
+        type("Theirs", (kind,), {})(data.observation_space, data.action_space)
+
+
+def test_a_hook_that_calls_what_a_learner_does_in_it_may_do_more():
+    class Mine(TwoLosses):
+        @torch.no_grad()
+        def setup(self, stage):
+            super().setup(stage)
+            self.stages = [stage]
+
+    data = noise_data()
+    model = Mine(data.observation_space, data.action_space)
+    fit(model, data)
+    assert model.stages == ["fit"]
+    assert model.clock is data.clock
