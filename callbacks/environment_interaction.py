@@ -61,7 +61,7 @@ class EnvironmentInteraction(Callback):
         # a run whose episodes do not go on, and each process, sees new ones
         entropy = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank, data.clock.env_steps])
         seeds = [int(seed) for seed in entropy.generate_state(data.num_envs + 1)]
-        self._collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
+        collector = Collector(data.train_envs(), pl_module, data.clock, seeds, trainer.world_size)  # type: ignore[arg-type]
         self._row_seconds, self._batches = 0.0, 0
         batches = trainer.fit_loop.epoch_loop.batch_progress.total  # a batch that a checkpoint saw ready comes again
         batches.ready = batches.started  # type: ignore[attr-defined]
@@ -71,11 +71,11 @@ class EnvironmentInteraction(Callback):
             data.seed(seeds[0])
         let_wait(trainer)
         if own is not None:
-            self._collector.load_state_dict(own["collector"])
+            collector.load_state_dict(own["collector"])
             self._row_env_steps, self._batches = own["row_env_steps"], own["batches"]
-            pl_module.load_acting_state(own["acting"], self._collector.goes_on)  # type: ignore[operator]
+            pl_module.load_acting_state(own["acting"], collector.goes_on)  # type: ignore[operator]
         before = data.clock.env_steps
-        data.attach(self._collector)
+        data.attach(collector)
         if own is None or data.clock.env_steps > before:  # random steps are in no row
             self._row_env_steps = data.clock.env_steps
         if own is not None:  # last, since everything above may draw numbers
@@ -133,10 +133,11 @@ class EnvironmentInteraction(Callback):
         env_steps = environment_data(trainer).clock.env_steps
         row = metrics | {"time/env_steps_per_second": (env_steps - self._row_env_steps) / self._row_seconds}
         self._row_seconds, self._row_env_steps = 0.0, env_steps
-        finished = self._collector.finished
+        collector = environment_data(trainer).collector
+        finished = collector.finished
         returns, lengths = zip(*finished, strict=True) if finished else ((), ())
         finished.clear()
-        longest = float(max(self._collector.longest, *lengths, 0))
+        longest = float(max(collector.longest, *lengths, 0))
         row["train/longest_episode"] = self._over_processes(self._longest, longest)
         if (restarts := environment_data(trainer).restarts).allowed:
             row["train/env_restarts"] = self._over_processes(self._restarts, float(restarts.done))
@@ -183,7 +184,7 @@ class EnvironmentInteraction(Callback):
             return
         own = {
             "random_numbers": random_numbers(),
-            "collector": self._collector.state_dict(with_envs=self._why_not_exact is None),
+            "collector": self._data.collector.state_dict(with_envs=self._why_not_exact is None),
             "acting": pl_module.acting_state(),  # type: ignore[operator]
             "row_env_steps": self._row_env_steps,
             "batches": self._batches,

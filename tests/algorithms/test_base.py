@@ -1,4 +1,5 @@
 import warnings
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -265,6 +266,20 @@ def test_a_scheduler_that_sets_what_the_optimizer_would_ignore_is_refused():
     with pytest.raises(UsageError, match=r"^a_scheduler is not allowed: ForeachRMSprop ignores momentum=0\.95"):
         model.learned("a", torch.nn.Linear(2, 2), ForeachRMSprop, one_cycle)
     model.learned("a", torch.nn.Linear(2, 2), FusedAdam, one_cycle)
+
+
+def test_a_copy_of_a_learner_leaves_its_trainer_environments_and_replay_where_they_are(monkeypatch):
+    def fail(self, memo):
+        raise AssertionError
+
+    data = noise_data()
+    model = TwoLosses(data.observation_space, data.action_space)
+    fit(model, data)
+    monkeypatch.setattr(type(data), "__deepcopy__", fail, raising=False)
+    copy = deepcopy(model)
+    monkeypatch.undo()
+    fit(copy, noise_data())  # and calls its callbacks again
+    assert copy.gradient_steps == model.gradient_steps > 0
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ class Hooks:
         self._trainer, self._learner = trainer, learner
         self._found: dict[str, list[Callable[..., None]]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing of the run: a copy of a learner would have copies of its trainer, environments and replay."""
+        return Hooks().__dict__
+
     def call(self, name: str, *arguments: Any) -> None:
         """Call the hook of this name with trainer, learner and these arguments."""
         if name not in self._found:

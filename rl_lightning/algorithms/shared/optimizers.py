@@ -36,6 +36,10 @@ class Optimizers:
         self._steppers: dict[str, Stepper] = {}
         self._follow_clock: list[EnvStepsLR] = []
 
+    def __getstate__(self) -> State:
+        """Without what a run has brought together: a copy would have a copy of its trainer too."""
+        return self.__dict__ | {"_steppers": {}, "_follow_clock": []}
+
     def add(self, learned: Learned) -> None:
         """Take one more network.
 
