@@ -87,6 +87,11 @@ class EnvironmentInteraction(Callback):
     def _say_what_resumes(self, trainer: Trainer, data: EnvironmentDataModule) -> None:
         """Say in one line how exactly a checkpoint of this run will resume, and what has changed since an older one."""
         saved, now = self._saved, _settings(trainer, data)
+        if trainer.ckpt_path and not saved:
+            rank_zero_info(
+                f"checkpoint {str(trainer.ckpt_path)!r} has neither episodes nor random numbers, as it was saved after "
+                "its run had ended or met an error: new episodes begin"
+            )
         before = {"wrappers": repr([])} | saved["settings"] if saved else now  # older checkpoints know of none
         if before != now:
             changed = [f"{key}={now[key]!r} was {before[key]!r}" for key in now if now[key] != before[key]]

@@ -138,6 +138,20 @@ def test_a_checkpoint_of_the_start_of_a_batch_resumes_without_losing_or_repeatin
         assert found == expected
 
 
+def test_a_run_that_goes_on_without_the_episodes_under_way_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = fit(Checkpoints(str(tmp_path)), 100)
+    trainer.save_checkpoint(tmp_path / "after.ckpt", weights_only=False)
+    said = "has neither episodes nor random numbers, as it was saved after its run had ended"
+    for name, says in (("last", False), ("after", True)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            fit(Checkpoints(str(tmp_path / "on")), 140, ckpt_path=tmp_path / f"{name}.ckpt")
+        assert (f"{name}.ckpt' {said}" in caplog.text) is says
+        assert ("has neither episodes" in caplog.text) is says
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
