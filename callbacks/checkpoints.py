@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rl_lightning.callbacks.environment_interaction import environment_data
@@ -74,7 +75,9 @@ class Checkpoints(Checkpoint):
         self._restored: State = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder."""
+        """Find the folder; refuse a plugin that returns before a file is written, which is then to be linked."""
+        is_late = isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO)
+        require(not is_late, "trainer.plugins", "AsyncCheckpointIO", "Checkpoints waits for each file; leave it out")
         root = Path(trainer.log_dir or trainer.default_root_dir)
         self._folder = Path(self.dirpath) if self.dirpath is not None else root / "checkpoints"
 

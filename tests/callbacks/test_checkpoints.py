@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from rl_lightning import DQN, MLP, ReplayDataModule, UsageError
 from rl_lightning.callbacks import Checkpoints, WandbRun
@@ -150,6 +151,12 @@ def test_a_run_that_goes_on_without_the_episodes_under_way_says_so(
             fit(Checkpoints(str(tmp_path / "on")), 140, ckpt_path=tmp_path / f"{name}.ckpt")
         assert (f"{name}.ckpt' {said}" in caplog.text) is says
         assert ("has neither episodes" in caplog.text) is says
+
+
+def test_a_plugin_that_saves_later_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^trainer.plugins='AsyncCheckpointIO' is not allowed: Checkpoints waits"):
+        fit(Checkpoints(str(tmp_path)), plugins=[AsyncCheckpointIO()])
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
