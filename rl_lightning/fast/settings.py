@@ -1,9 +1,9 @@
-"""Settings of a trainer, of a logger and of a callback that they do not show."""
+"""Settings of a trainer, a logger, a callback and a module that they do not show."""
 
 from datetime import timedelta
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
@@ -26,3 +26,8 @@ def settings_of_wandb(logger: WandbLogger) -> dict[str, Any]:
 def train_time_interval_of(callback: ModelCheckpoint) -> timedelta | None:
     """From one checkpoint to the next, where it saves by time."""
     return callback._train_time_interval
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Whether it was given to the trainer as `torch.compile` returns it."""
+    return module._compiler_ctx is not None

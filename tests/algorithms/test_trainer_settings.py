@@ -162,6 +162,12 @@ def test_a_callback_that_a_learner_cannot_follow_is_refused_with_what_to_do_inst
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_learner_that_torch_has_compiled_is_refused():
+    model, data = replay()
+    with pytest.raises(UsageError, match=r"^torch.compile='SAC' is not allowed: .*give it as it is"):
+        Trainer(**QUIET).fit(torch.compile(model), data)
+
+
 def test_checkpoints_by_time_that_would_never_be_saved_are_refused(tmp_path):
     model, data = replay()
     saves = ModelCheckpoint(tmp_path / "saved", train_time_interval=timedelta(minutes=5))

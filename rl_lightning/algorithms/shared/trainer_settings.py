@@ -21,7 +21,7 @@ from rl_lightning.callbacks import Freeze, VideoRecorder
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.errors import UsageError, require
 from rl_lightning.fast.products import check_asked
-from rl_lightning.fast.settings import hidden_settings, train_time_interval_of
+from rl_lightning.fast.settings import hidden_settings, is_compiled, train_time_interval_of
 
 STAGES = {"validate": "val", "test": "test", "predict": "predict"}  # each with what Lightning calls it in a setting
 NEVER_CALLED = ("on_before_zero_grad", "on_before_backward", "on_after_backward")  # gradients are of `autograd.grad`
@@ -69,6 +69,8 @@ def check_trainer(trainer: Trainer, stage: str, learner: LightningModule, data: 
     Raises:
         UsageError: naming setting or hook, and what does the same.
     """
+    advice = "a learner compiles its gradients by itself; give it as it is, with compile=True"
+    require(not is_compiled(learner), "torch.compile", type(learner).__name__, advice)
     check_precision(trainer.precision)
     if stage == "fit":
         check_asked(isinstance(trainer.accelerator, CPUAccelerator), trainer.precision)
