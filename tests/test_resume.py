@@ -80,6 +80,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "last.ckpt"
 
 
+def test_a_datamodule_whose_class_has_another_name_now_goes_on_with_the_replay_buffer(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    class Mine(ReplayDataModule):
+        pass
+
+    model, data = make(400)
+    data.__class__ = Mine
+    fit(tmp_path, model, data, ckpt_path=checkpoint)
+    assert len(data.buffer) == 400
+    assert model.gradient_steps == 300
+
+
 def test_a_checkpoint_holds_tensors_and_primitives_only(checkpoint: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["rl_lightning"]["algorithm"] == "SAC"

@@ -9,6 +9,7 @@ from rl_lightning.algorithms.shared.optimizers import Optimizers
 from rl_lightning.callbacks.metrics_csv import metrics_csv_of
 from rl_lightning.callbacks.monitors import keep_patience
 from rl_lightning.checkpoints import KEY, check_networks, check_resumable, check_signature
+from rl_lightning.data.replay.saved import replay_in
 from rl_lightning.schedules import Clock
 from rl_lightning.types import State
 
@@ -48,5 +49,7 @@ def go_on(checkpoint: State, trainer: Trainer, clock: Clock, optimizers: Optimiz
     if trainer.state.fn == "fit":
         check_resumable(checkpoint, str(trainer.ckpt_path))
         optimizers.go_on(checkpoint, clock, alone)
+        if replay := replay_in(checkpoint):  # a class of another name would be given none
+            checkpoint[type(trainer.datamodule).__qualname__] = replay  # type: ignore[attr-defined]
         if (logger := metrics_csv_of(trainer)) and (logged := checkpoint[KEY].get("logged")):
             logger.load_state_dict(logged)

@@ -20,14 +20,13 @@ from rl_lightning.data.replay.memory import (
     transitions_in,
     transitions_to_keep,
 )
+from rl_lightning.data.replay.saved import is_buffer, replay_in
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.environments.wrappers import EnvWrapper
 from rl_lightning.errors import UsageError, require
 from rl_lightning.types import Rollout, State, Step, Transition
-
-HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
 
 
 class ReplayDataModule(EnvironmentDataModule):
@@ -386,10 +385,11 @@ def read_buffer(path: str) -> State:
         state: Any = read(local_file(file), str(file))
     except UsageError as error:
         raise UsageError(f"buffer_from={path!r} is not allowed: {error}") from error
-    for key in (ReplayDataModule.__qualname__, "buffer"):  # where Lightning puts it in a checkpoint
-        state = state.get(key, state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = replay_in(state) or state
+        state = state.get("buffer", state)
     require(
-        isinstance(state, dict) and {"steps", "generator"} <= state.keys() and not state.keys().isdisjoint(HELD_IN),
+        is_buffer(state),
         "buffer_from",
         path,
         "it holds no replay buffer; give a checkpoint of a run with save_buffer, or a file saved with "

@@ -12,6 +12,18 @@ from rl_lightning.errors import UsageError
 from rl_lightning.types import State, map_obs
 
 CHUNK = 65_536  # rows copied at once
+HELD_IN = ("memory", "storage")  # the transitions of a saved buffer; before schema 1 in the second
+
+
+def is_buffer(state: object) -> bool:
+    """Whether this is the state of a replay buffer."""
+    return isinstance(state, dict) and {"steps", "generator"} <= state.keys() and not state.keys().isdisjoint(HELD_IN)
+
+
+def replay_in(checkpoint: State) -> State | None:
+    """What the DataModule saved that had a replay buffer; Lightning puts it under the name of its class, any class."""
+    states = (each for each in checkpoint.values() if isinstance(each, dict) and is_buffer(each.get("buffer")))
+    return next(states, None)
 
 
 def prefix(memory: Tensor, rows: int) -> Tensor:

@@ -211,8 +211,9 @@ def test_a_run_can_start_from_the_buffer_of_another(tmp_path):
     old = filled()
     torch.save(old.buffer.state_dict(), tmp_path / "buffer.pt")
     torch.save({"state_dict": {}, **{"ReplayDataModule": old.state_dict()}}, tmp_path / "run.ckpt")
+    torch.save({"state_dict": {}, "MyDataModule": old.state_dict()}, tmp_path / "mine.ckpt")  # of a subclass
     saved = old.buffer.storage._asdict()
-    for name in ("buffer.pt", "run.ckpt"):
+    for name in ("buffer.pt", "run.ckpt", "mine.ckpt"):
         torch.manual_seed(77)
         data = counter_data(buffer_from=str(tmp_path / name))
         assert data.buffer_from
