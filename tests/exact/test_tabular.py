@@ -8,6 +8,7 @@ from random_mdps import random_mdp, random_policy, sparse_of
 from rl_lightning import UsageError
 from rl_lightning.exact import MDP, soft_policy_evaluation, soft_policy_iteration
 from rl_lightning.exact.tabular import (
+    METHODS,
     Step,
     control,
     double_q,
@@ -229,3 +230,13 @@ def test_what_cannot_be_sampled_and_unknown_methods_are_refused():
         monte_carlo(random_mdp(0), torch.ones(4, 3), 10, 10, seeded())
     with pytest.raises(UsageError, match=r"policy\[0\]"):
         next(td_0(random_mdp(0), torch.ones(4, 3), torch.zeros(1, 4), 0.1, seeded()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_action_of_an_episode_is_one_of_its_first_state(method):
+    sample, q = two_states(seeded(0))
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    runs = control(method, sample, start, q.expand(20, 2, 10), 0.9, 0.1, 0.5, seeded(1))
+    steps = [step for step, _ in islice(runs, 100)]
+    assert all(bool((step.action[step.state == 0] < 2).all()) for step in steps)
+    assert any(bool((step.state == 1).any()) for step in steps)
