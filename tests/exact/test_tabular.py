@@ -240,3 +240,14 @@ def test_the_first_action_of_an_episode_is_one_of_its_first_state(method):
     steps = [step for step, _ in islice(runs, 100)]
     assert all(bool((step.action[step.state == 0] < 2).all()) for step in steps)
     assert any(bool((step.state == 1).any()) for step in steps)
+
+
+def test_the_two_states_pay_what_the_example_says():
+    sample, _ = two_states(seeded(0))
+    step = sample(torch.tensor([1]).expand(100_000), torch.zeros(100_000, dtype=torch.int64))
+    assert step.reward.mean() == pytest.approx(-0.1, abs=0.015)  # 4.5 standard errors
+    assert step.reward.std() == pytest.approx(1.0, abs=0.015)
+    left_and_right = sample(torch.tensor([0, 0]), torch.tensor([0, 1]))
+    assert left_and_right.reward.tolist() == [0.0, 0.0]
+    assert left_and_right.terminated.tolist() == [False, True]
+    assert left_and_right.next_state[0] == 1
