@@ -251,3 +251,10 @@ def test_the_two_states_pay_what_the_example_says():
     assert left_and_right.reward.tolist() == [0.0, 0.0]
     assert left_and_right.terminated.tolist() == [False, True]
     assert left_and_right.next_state[0] == 1
+
+
+def test_td_0_begins_each_episode_at_the_start():
+    nowhere, ends = torch.zeros(3, 1, 3), torch.ones(3, 1)
+    mdp = MDP(nowhere, torch.ones(3, 1), 0.9, ends, start=[0.0, 0.0, 1.0])
+    *_, (_, v) = islice(td_0(mdp, torch.ones(3, 1), torch.zeros(1, 3, dtype=torch.float64), 0.5, seeded(0)), 5)
+    assert v.tolist() == [[0.0, 0.0, 1.0 - 0.5**5]]
