@@ -90,10 +90,11 @@ class RolloutReplayDataModule(RolloutDataModule):
             eval_num_envs,
             wrappers,
         )
-        env_steps = rollout_steps * num_envs
-        advice = f"give a number for which replay_ratio x {env_steps} environment steps of a rollout is 1 or more"
-        require(1.0 <= replay_ratio * env_steps < math.inf, "replay_ratio", replay_ratio, advice)
-        self.updates = round(replay_ratio * env_steps)  # minibatches beside each rollout
+        updates = replay_ratio * rollout_steps * num_envs
+        advice = f"replay_ratio x rollout_steps x num_envs = {updates:g} minibatches a rollout; make it a whole number"
+        is_whole = 1 <= updates < math.inf and math.isclose(updates, round(updates))
+        require(is_whole, "replay_ratio", replay_ratio, advice)
+        self.updates = round(updates)  # minibatches beside each rollout
         require(replay_batch_size >= 1, "replay_batch_size", replay_batch_size, "give 1 or more")
         least = max(replay_batch_size, num_envs)
         require(buffer_size >= least, "buffer_size", buffer_size, f"it must hold a minibatch; give {least} or more")

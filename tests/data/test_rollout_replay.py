@@ -126,6 +126,7 @@ def test_a_checkpoint_has_the_critic(tmp_path):
         ({"rollout_steps": None}, "rollout_steps=None is not allowed"),
         ({"replay_ratio": 0.0}, "replay_ratio=0.0 is not allowed"),
         ({"replay_ratio": 0.05}, "replay_ratio=0.05 is not allowed"),
+        ({"replay_ratio": 0.5}, "replay_ratio=0.5 is not allowed: .* = 2.5 minibatches a rollout; make it a whole"),
         ({"replay_ratio": float("nan")}, "replay_ratio=nan is not allowed"),
         ({"replay_ratio": float("inf")}, "replay_ratio=inf is not allowed"),
         ({"replay_batch_size": 0}, "replay_batch_size=0 is not allowed"),
