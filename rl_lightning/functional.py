@@ -149,10 +149,21 @@ def gae(
     return discounted_sum(delta, (gamma * gae_lambda * ~done).to(delta.dtype))  # [T, N]
 
 
+def deviation(x: Tensor) -> Tensor:
+    """The standard deviation of a sample of any shape, a scalar; exactly 0 where its numbers are all the same.
+
+    Of 0.1 the mean is 0.1 up to rounding, from which each of them deviates. A product lets what is not finite through.
+    """
+    return x.std() * (x != x.flatten()[0]).any()
+
+
 def standardized(x: Tensor) -> Tensor:
-    """(x − mean) / std, [B]; a batch of one, which has no deviation, stays as it is."""
+    """(x − mean) / std, [B]; 0 without deviation; a batch of one, which has none to have, stays as it is."""
     _assert_rank(1, x)
-    return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
+    if len(x) < 2:
+        return x
+    std = deviation(x)
+    return torch.where(std == 0.0, 0.0, (x - x.mean()) / (std + 1e-8))
 
 
 def clipped_to_norm(gradients: tuple[Tensor, ...], max_norm: float | None) -> tuple[Tensor, ...]:

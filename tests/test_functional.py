@@ -369,6 +369,18 @@ def test_standardized_has_mean_zero_and_the_deviation_of_a_sample_one():
     assert functional.standardized(torch.full((5,), 3.0)).tolist() == [0.0] * 5
 
 
+@pytest.mark.parametrize("of", [functional.standardized, torch.compile(functional.standardized)], ids=["", "compiled"])
+@pytest.mark.parametrize("size", [7, 64, 2048])
+def test_equal_numbers_whose_mean_is_rounded_deviate_from_nothing(of, size):
+    for number in (0.1, 100.1, -7.3):
+        assert of(torch.full((size,), number)).tolist() == [0.0] * size
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_not_hidden_where_they_are_equal(number):
+    assert functional.standardized(torch.full((5,), number)).isnan().all()
+
+
 def test_a_batch_of_one_has_no_deviation_and_stays_as_it_is():
     assert functional.standardized(torch.tensor([7.5])).tolist() == [7.5]
 

@@ -12,7 +12,7 @@ from rl_lightning.algorithms.off_policy_critic import CriticCallable
 from rl_lightning.data import RolloutReplayDataModule, RolloutStream
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.estimators import log_prob_per_dim, reparameterize
-from rl_lightning.functional import standardized
+from rl_lightning.functional import deviation, standardized
 from rl_lightning.networks import PolicyAndValue
 from rl_lightning.networks.distributions import Distribution
 from rl_lightning.spaces import fault_of_actions, own_space
@@ -221,9 +221,9 @@ def in_standard_units(weighed: Weighed) -> Weighed:
     advantage, control = weighed
     standard = standardized(advantage.flatten()).view_as(advantage)
     if control and advantage.numel() > 1:
-        deviation = advantage.std()
+        std = deviation(advantage)
         # weights that are all the same, as those of a deterministic gradient, have no unit that the control could share
-        unit = torch.where(deviation > 0.0, deviation + 1e-8, 1.0)
+        unit = torch.where(std > 0.0, std + 1e-8, 1.0)
         control = {**control, "coefficient": control["coefficient"] / unit}
     return Weighed(standard, control)
 

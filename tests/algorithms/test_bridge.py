@@ -242,10 +242,11 @@ def test_standard_units_divide_weights_and_control_alike():
     assert weighed.control["coefficient"].tolist() == pytest.approx((coefficient / deviation).tolist())
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 2)])
-def test_a_control_beside_weights_that_are_all_zero_stays_in_its_own_units(shape):
-    coefficient = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    weighed = in_standard_units(Weighed(torch.zeros(shape), {"coefficient": coefficient}))
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(7,), (7, 2)])
+def test_a_control_beside_weights_that_are_all_the_same_stays_in_its_own_units(shape, weight):
+    coefficient = torch.arange(7.0)
+    weighed = in_standard_units(Weighed(torch.full(shape, weight), {"coefficient": coefficient}))
     assert torch.equal(weighed.advantage, torch.zeros(shape))
     assert torch.equal(weighed.control["coefficient"], coefficient), "of 1e8 nothing else in the loss would be seen"
 
