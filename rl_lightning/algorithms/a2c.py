@@ -160,7 +160,7 @@ class A2C(Algorithm):
     def check_data(self, data: object) -> None:
         """Refuse whole episodes, and replay that nothing learns from."""
         super().check_data(data)
-        self.policy_gradient.check_data(data, "A2C")
+        self.policy_gradient.check_data(data, "A2C", self.gradient_variance)
         assert isinstance(data, RolloutDataModule)
         require(
             data.rollout_steps is not None,

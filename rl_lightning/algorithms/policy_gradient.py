@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, vmap
 from rl_lightning.algorithms.base import Algorithm, Metrics
 from rl_lightning.algorithms.bridge import Control, EstimatorCallable, Weighed
 from rl_lightning.algorithms.off_policy_critic import CriticCallable
-from rl_lightning.data import RolloutReplayDataModule, RolloutStream
+from rl_lightning.data import RolloutDataModule, RolloutReplayDataModule, RolloutStream
 from rl_lightning.errors import UsageError, one_line, require
 from rl_lightning.estimators import log_prob_per_dim, reparameterize
 from rl_lightning.functional import deviation, standardized
@@ -122,16 +122,21 @@ class PolicyGradient(nn.Module):
         q: Tensor = self.critic(networks.normalized(obs), action)  # [B]
         return surrogate + (control["coefficient"] * q).mean()
 
-    def check_data(self, data: object, learner: str) -> None:
-        """Refuse rollouts without replay where there is a critic, and replay where there is none.
+    def check_data(self, data: object, learner: str, gradient_variance: bool) -> None:
+        """Refuse replay without a critic, a critic without replay, and the variance of a single time step.
 
         Args:
             data: a `RolloutDataModule`.
             learner: for the message.
+            gradient_variance: whether it is measured.
 
         Raises:
-            UsageError: naming the right one.
+            UsageError: naming what is right.
         """
+        assert isinstance(data, RolloutDataModule)
+        is_single = data.rollout_steps == data.num_envs == 1
+        reason = "rollouts of one time step have none; give more rollout_steps or num_envs, or leave it out"
+        require(not (gradient_variance and is_single), "gradient_variance", gradient_variance, reason)
         if isinstance(data, RolloutReplayDataModule) == (self.critic is not None):
             return
         right = "RolloutReplayDataModule" if self.critic else "RolloutDataModule"

@@ -232,7 +232,7 @@ class PPO(Algorithm):
     def check_data(self, data: object) -> None:
         """Refuse whole episodes, rollouts that minibatches do not divide, and replay that nothing learns from."""
         super().check_data(data)
-        self.policy_gradient.check_data(data, "PPO")
+        self.policy_gradient.check_data(data, "PPO", self.gradient_variance)
         check_minibatches(data, self.batch_size, "PPO")
 
 

@@ -225,7 +225,7 @@ class TRPO(Algorithm):
     def check_data(self, data: object) -> None:
         """Refuse whole episodes, rollouts that minibatches do not divide, and replay that nothing learns from."""
         super().check_data(data)
-        self.policy_gradient.check_data(data, "TRPO")
+        self.policy_gradient.check_data(data, "TRPO", self.gradient_variance)
         check_minibatches(data, self.batch_size, "TRPO")
 
 

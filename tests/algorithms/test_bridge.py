@@ -659,6 +659,18 @@ def test_replay_is_kept_exactly_where_a_critic_learns_from_it(step, replay):
         run(step, estimator, replay=replay)
 
 
+@each_step
+def test_the_variance_of_rollouts_of_one_time_step_is_refused(step):
+    one, ten = (RolloutDataModule("Pendulum-v1", rollout_steps=1, num_envs=n, total_env_steps=20) for n in (1, 10))
+    spaces, settings = (one.observation_space, one.action_space), STEPS[step]
+    model = step(*spaces, **settings, network=SMOOTH, gradient_variance=True, compile=False)
+    with pytest.raises(UsageError, match=r"^gradient_variance=True is not allowed: rollouts of one time step have"):
+        fit(model, one)
+    assert model.gradient_steps == 0
+    fit(model, ten)
+    assert model.metrics["train/gradient_variance"].isfinite()
+
+
 def test_learners_that_take_no_critic_take_no_replay_either():
     data = RolloutReplayDataModule("CartPole-v1", rollout_steps=1, total_env_steps=4, replay_batch_size=1)
     model = ActorCritic(data.observation_space, data.action_space, network=SMOOTH, compile=False)
