@@ -102,9 +102,9 @@ class A2C(Algorithm):
     def learn(self, batch: RolloutStream) -> None:
         """The loop of one thread of Algorithm S3, with N environments in step for its threads."""
         for rollout in batch:  # π_φ acts until t − t_start = t_max
+            scaled = self.networks.scale_rewards(rollout, self.gather)
             self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
             replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
-            scaled = self.networks.scale_rewards(rollout, self.gather)
             if self.gradient_variance:
                 self.metrics.update(self.variance_metrics(scaled, replayed))
             found = self.compute_gradients(scaled, replayed)

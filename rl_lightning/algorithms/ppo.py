@@ -142,9 +142,10 @@ class PPO(Algorithm):
         With `target_kl` an iteration ends early, once the policy is too far from the one that acted.
         """
         for rollout in batch:  # [T, N, ...]
+            scaled = self.networks.scale_rewards(rollout, self.gather)
             self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
             replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
-            samples = self.with_advantages(rollout, replayed)  # [T N, ...]
+            samples = self.with_advantages(scaled, replayed)  # [T N, ...]
             clip_range = self.present_clip_range()
             for minibatch in shuffled(samples, self.n_epochs, self.batch_size):
                 found = self.compute_gradients(minibatch, clip_range)
@@ -168,10 +169,9 @@ class PPO(Algorithm):
         Â_t = δ_t + γ λ Â_{t+1}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (Eq. 11 and 12), cut at the ends of episodes.
 
         Args:
-            rollout: with the rewards as they came.
+            rollout: with the rewards to learn from.
             replayed: observations of replay [T N, *obs_shape], where the estimator takes them.
         """
-        rollout = self.networks.scale_rewards(rollout, self.gather)
         obs, action = flat_in_time(rollout.obs), rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]
         advantage = self.networks.advantages(rollout, value, self.gamma, self.gae_lambda)  # [T N]

@@ -132,9 +132,10 @@ class TRPO(Algorithm):
     def learn(self, batch: RolloutStream) -> None:
         """Algorithm 1 with the practical step of section 6: the policy's step first, then V's."""
         for rollout in batch:  # of π_θold
+            scaled = self.networks.scale_rewards(rollout, self.gather)
             self.policy_gradient.learn_critic(self, self.networks, batch)  # of another estimator than the paper's
             replayed = self.policy_gradient.replayed(batch, rollout.reward.numel())
-            samples = self.with_advantages(rollout, replayed)
+            samples = self.with_advantages(scaled, replayed)
             if not self.is_frozen("policy"):
                 self.metrics.update(self.step_policy(samples))  # θ ← θ_old + step along F⁻¹ g
             for minibatch in shuffled(samples, self.n_critic_updates, self.batch_size):
@@ -148,10 +149,9 @@ class TRPO(Algorithm):
         """Advantages by GAE, and what V is to become, of a rollout [T, N, ...].
 
         Args:
-            rollout: with the rewards as they came.
+            rollout: with the rewards to learn from.
             replayed: observations of replay [T N, *obs_shape], where the estimator takes them.
         """
-        rollout = self.networks.scale_rewards(rollout, self.gather)
         obs = flat_in_time(rollout.obs)
         action = rollout.action.flatten(0, 1)
         pi, value = self.networks(obs)  # value: [T N]

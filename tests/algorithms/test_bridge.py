@@ -495,6 +495,27 @@ def test_each_optimizer_moves_its_own_network():
         assert moved == {name}
 
 
+@each_step
+def test_the_critic_learns_in_the_units_that_it_is_asked_in_from_the_first_rollout_on(step, monkeypatch):
+    taken = []
+
+    def noted(function):
+        def call(self, *args):
+            networks = next(arg for arg in args if isinstance(arg, PolicyAndValue))
+            moments = networks.normalizer.moments[0], networks.return_normalizer.moments
+            taken.append((function.__name__, [one.var.mean().item() for one in moments]))
+            return function(self, *args)
+
+        return call
+
+    monkeypatch.setattr(OffPolicyCritic, "learn", noted(OffPolicyCritic.learn))
+    monkeypatch.setattr(PolicyGradient, "weigh", noted(PolicyGradient.weigh))
+    run(step, QProp, normalize_observations=True, normalize_returns=True)
+    assert [name for name, _ in taken] == ["learn", "weigh"] * 3
+    for (_, learned_in), (_, asked_in) in zip(taken[::2], taken[1::2], strict=True):
+        assert learned_in == asked_in
+
+
 # Whatever comes
 
 
