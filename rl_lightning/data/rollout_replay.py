@@ -100,17 +100,29 @@ class RolloutReplayDataModule(RolloutDataModule):
         require(buffer_size >= least, "buffer_size", buffer_size, f"it must hold a minibatch; give {least} or more")
         self.replay_batch_size, self.buffer_size, self.save_buffer = replay_batch_size, buffer_size, save_buffer
         self._buffer: ReplayBuffer | None = None
+        self._held = 0  # transitions that the buffer held before this run gathered any
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
         if stage != "fit":
             return
-        left, held = self._buffer, 0 if self._buffer is None else len(self._buffer)  # by the run before
-        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, held)
-        if left is None or transitions // self.num_envs > left.rows:
+        self._held = 0 if self._buffer is None else len(self._buffer)  # what the last run has left
+        self._make_room()
+
+    @property
+    def _transitions(self) -> int:
+        """For how many there is to be room: those that the run can gather beside what it began with."""
+        return transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, self._held)
+
+    def _make_room(self) -> None:
+        """For all of them."""
+        left = self._buffer
+        if left is None or self._transitions // self.num_envs > left.rows:
             self.check_memory()
             spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
-            self._buffer = ReplayBuffer(transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack)
+            self._buffer = ReplayBuffer(
+                self._transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack
+            )
             rank_zero_info(f"The replay buffer takes {readable(self._buffer.nbytes)} of memory when it is full")
             if left is not None:
                 self._buffer.load_state_dict(left.state_dict())
@@ -121,9 +133,8 @@ class RolloutReplayDataModule(RolloutDataModule):
         Raises:
             UsageError: with the bytes that are needed and those that are available.
         """
-        transitions = transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack)
         spaces = self.observation_space, self.action_space
-        needed = bytes_of_buffer(transitions, self.num_envs, *spaces, self.frame_stack)
+        needed = bytes_of_buffer(self._transitions, self.num_envs, *spaces, self.frame_stack)
         check_memory(needed, self.buffer_size, torch.device("cpu"))
 
     @property
@@ -171,9 +182,11 @@ class RolloutReplayDataModule(RolloutDataModule):
         if not self.save_buffer or self._buffer is None:
             return {}
         buffers = of_all_processes(self.buffer.state_dict())
-        return {"buffer": buffers[0], "others": buffers[1:]}
+        return {"buffer": buffers[0], "others": buffers[1:], "held": self._held}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
         if self._buffer is not None and "buffer" in state_dict:
+            self._held = state_dict.get("held", 0)  # as much room as the run had
+            self._make_room()
             self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))

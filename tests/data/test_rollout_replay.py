@@ -103,6 +103,15 @@ def test_a_resumed_run_goes_on_with_the_buffer_unless_it_was_left_out(tmp_path, 
     assert torch.equal(again.buffer.storage.obs[:25], before) == save_buffer
 
 
+def test_a_resumed_second_run_has_as_much_room_as_it_began_with():
+    data, _ = gathering(20)
+    data.setup("fit")  # for a second run, beside the 100 transitions of the first
+    again = counter()
+    again.setup("fit")
+    again.load_state_dict(data.state_dict())
+    assert again.buffer.rows == data.buffer.rows >= 200
+
+
 def test_a_checkpoint_has_the_critic(tmp_path):
     data = counter(total_env_steps=50)
     model, trainer = learned(data)

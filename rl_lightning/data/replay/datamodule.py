@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -219,9 +220,12 @@ class ReplayDataModule(EnvironmentDataModule):
         return transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, self._held)
 
     def _make_room(self) -> None:
-        """For all of them; a buffer in a file keeps its size."""
-        if self.buffer_file is None and self._transitions // self.num_envs > self.buffer.rows:
+        """For all of them."""
+        if self._transitions // self.num_envs > self.buffer.rows:
             saved = self.buffer.state_dict()
+            if file := self._buffer_file():  # made by this run; what lies in it can be read until it is copied
+                for path in (file, f"{file}.frames"):
+                    Path(path).unlink(missing_ok=True)
             self._buffer = self._new_buffer()
             self._buffer.load_state_dict(saved)
 

@@ -99,20 +99,27 @@ def test_what_a_buffer_starts_with_is_kept_beside_what_the_run_gathers(way, tmp_
     assert second.buffer.rows >= 420
 
 
-def test_a_resumed_run_has_as_much_room_as_the_one_that_began_with_another_ones_transitions(tmp_path):
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_resumed_run_has_as_much_room_as_the_one_that_began_with_another_ones_transitions(in_file, tmp_path):
+    def make(name, **settings):
+        file = str(tmp_path / name) if in_file else None
+        data = counter_data(total_env_steps=120, buffer_file=file, **settings)
+        data.setup("fit")
+        return data
+
     first = counter_data(total_env_steps=50)
     fit(tiny_sac(first.observation_space, first.action_space), first)
     torch.save(first.buffer.state_dict(), tmp_path / "buffer.pt")
-    begun = counter_data(total_env_steps=120, buffer_from=str(tmp_path / "buffer.pt"))
-    begun.setup("fit")
-    resumed = counter_data(total_env_steps=120)  # the command line takes buffer_from out: the checkpoint has replay
-    resumed.setup("fit")
+    begun = make("begun", buffer_from=str(tmp_path / "buffer.pt"))
+    resumed = make("resumed")  # the command line takes buffer_from out: the checkpoint has replay
     resumed.load_state_dict(begun.state_dict())
     assert resumed.buffer.rows == begun.buffer.rows >= 170
-    again = counter_data(total_env_steps=120)
-    again.setup("fit")
+    assert torch.equal(resumed.buffer.storage.obs[:50], first.buffer.storage.obs[:50])
+    again = make("again")
     again.load_state_dict(resumed.state_dict())
     assert again.buffer.rows == begun.buffer.rows
+    if in_file:
+        assert (tmp_path / "again").stat().st_size == again.buffer.nbytes
 
 
 def test_memory_that_the_system_does_not_give_is_told_in_one_line():
