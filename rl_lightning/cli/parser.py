@@ -82,6 +82,8 @@ class OneLineErrorParser(LightningArgumentParser):
         self.config_file = ""
         try:
             config: Namespace = super().parse_args(args, *rest, **kwargs)
+        except BrokenPipeError:  # what it prints, the help of a class for instance, is not read to its end
+            raise
         except (OmegaConfBaseException, OSError, ValueError) as error:
             self.error(str(error), error)
         return config

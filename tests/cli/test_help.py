@@ -1,5 +1,6 @@
 """What the program tells of itself: short, quick, and of settings that there are."""
 
+import os
 import re
 import subprocess
 import sys
@@ -110,3 +111,16 @@ def test_a_setting_is_found_in_the_objects_that_a_learner_is_given():
     assert settings_inside("rl_lightning.DQN", "lr") == ["q_optimizer.lr"]
     assert settings_inside("rl_lightning.PPO", "hidden_sizes") == ["network.hidden_sizes"]
     assert settings_inside("rl_lightning.PPO", "nothing") == []
+
+
+@pytest.mark.parametrize(
+    "args", [["configs"], ["--help"], ["fit", "-c", "sac/pendulum", "--print_config"], ["fit", "--model.help=TD3"]]
+)
+def test_the_program_ends_in_silence_where_nobody_reads_on(args):
+    read, write = os.pipe()
+    os.close(read)  # as head does once it has enough
+    done = subprocess.run(
+        [sys.executable, "-m", "rl_lightning", *args], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
