@@ -90,7 +90,7 @@ class EnvironmentInteraction(Callback):
         if trainer.ckpt_path and not saved:
             rank_zero_info(
                 f"checkpoint {str(trainer.ckpt_path)!r} has neither episodes nor random numbers, as it was saved after "
-                "its run had ended or met an error: new episodes begin"
+                "its run had ended or met an error, or by an older version: new episodes begin"
             )
         before = {"wrappers": repr([])} | saved["settings"] if saved else now  # older checkpoints know of none
         if before != now:

@@ -40,7 +40,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         max_env_restarts: environments that may be replaced after a fault, as of `RolloutDataModule`.
         eval_max_episode_steps: steps after which an evaluation episode is cut off, as of `RolloutDataModule`.
         eval_num_envs: evaluation episodes played at once, as of `RolloutDataModule`.
-        replay_ratio: minibatches for each environment step of a rollout.
+        replay_ratio: minibatches for each environment step of a rollout; a whole number of them in all.
         replay_batch_size: transitions in a minibatch of replay.
         buffer_size: transitions kept, the newest; memory is taken for no more than the run gathers.
         save_buffer: keep the buffer's contents in checkpoints; without them a resumed run has to fill it anew.
