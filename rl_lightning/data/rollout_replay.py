@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
-from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
-from rl_lightning.data.replay.memory import bytes_of_buffer, check_memory, readable, transitions_to_keep
+from rl_lightning.data.replay.run_buffer import RunBuffer
 from rl_lightning.data.replay.stream import minibatches_of
 from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
@@ -99,33 +97,13 @@ class RolloutReplayDataModule(RolloutDataModule):
         least = max(replay_batch_size, num_envs)
         require(buffer_size >= least, "buffer_size", buffer_size, f"it must hold a minibatch; give {least} or more")
         self.replay_batch_size, self.buffer_size, self.save_buffer = replay_batch_size, buffer_size, save_buffer
-        self._buffer: ReplayBuffer | None = None
-        self._held = 0  # transitions that the buffer held before this run gathered any
+        spaces = self.observation_space, self.action_space
+        self._run_buffer = RunBuffer(buffer_size, num_envs, *spaces, frame_stack=self.frame_stack)
 
     def setup(self, stage: str) -> None:
         """Make the replay buffer, in the stage that fills it."""
-        if stage != "fit":
-            return
-        self._held = 0 if self._buffer is None else len(self._buffer)  # what the last run has left
-        self._make_room()
-
-    @property
-    def _transitions(self) -> int:
-        """For how many there is to be room: those that the run can gather beside what it began with."""
-        return transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, self._held)
-
-    def _make_room(self) -> None:
-        """For all of them."""
-        left = self._buffer
-        if left is None or self._transitions // self.num_envs > left.rows:
-            self.check_memory()
-            spaces, seed = (self.observation_space, self.action_space), torch.initial_seed()
-            self._buffer = ReplayBuffer(
-                self._transitions, self.num_envs, *spaces, seed=seed, frame_stack=self.frame_stack
-            )
-            rank_zero_info(f"The replay buffer takes {readable(self._buffer.nbytes)} of memory when it is full")
-            if left is not None:
-                self._buffer.load_state_dict(left.state_dict())
+        if stage == "fit":
+            self._run_buffer.begin(self.most_transitions)
 
     def check_memory(self) -> None:
         """Refuse a buffer larger than memory.
@@ -133,15 +111,13 @@ class RolloutReplayDataModule(RolloutDataModule):
         Raises:
             UsageError: with the bytes that are needed and those that are available.
         """
-        spaces = self.observation_space, self.action_space
-        needed = bytes_of_buffer(self._transitions, self.num_envs, *spaces, self.frame_stack)
-        check_memory(needed, self.buffer_size, torch.device("cpu"))
+        self._run_buffer.check_memory(self.most_transitions)
 
     @property
     def buffer(self) -> ReplayBuffer:
         """The replay buffer; it exists from `setup("fit")` on."""
-        assert self._buffer is not None, "the replay buffer is made by setup('fit')"
-        return self._buffer
+        assert self._run_buffer.made is not None, "the replay buffer is made by setup('fit')"
+        return self._run_buffer.made
 
     def attach(self, collector: Collector) -> None:
         """Gather from these environments."""
@@ -179,14 +155,9 @@ class RolloutReplayDataModule(RolloutDataModule):
 
     def state_dict(self) -> State:
         """The buffer of every process, unless `save_buffer` is off."""
-        if not self.save_buffer or self._buffer is None:
-            return {}
-        buffers = of_all_processes(self.buffer.state_dict())
-        return {"buffer": buffers[0], "others": buffers[1:], "held": self._held}
+        return self._run_buffer.state_dict() if self.save_buffer else {}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
-        if self._buffer is not None and "buffer" in state_dict:
-            self._held = state_dict.get("held", 0)  # as much room as the run had
-            self._make_room()
-            self.buffer.load_state_dict(of_this_process([state_dict["buffer"], *state_dict.get("others", [])]))
+        if self._run_buffer.made is not None and "buffer" in state_dict:
+            self._run_buffer.load_state_dict(state_dict)

@@ -2,25 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from rl_lightning.checkpoints import checkpoint_of_run, local_file, read
 from rl_lightning.data.base import EnvironmentDataModule
-from rl_lightning.data.processes import of_all_processes, of_this_process
 from rl_lightning.data.replay.buffer import ReplayBuffer
-from rl_lightning.data.replay.memory import (
-    bytes_of_buffer,
-    check_memory,
-    readable,
-    transitions_in,
-    transitions_to_keep,
-)
+from rl_lightning.data.replay.run_buffer import RunBuffer
 from rl_lightning.data.replay.saved import is_buffer, replay_in
 from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
@@ -189,8 +180,8 @@ class ReplayDataModule(EnvironmentDataModule):
         self.save_buffer, self.clip_rewards = save_buffer, clip_rewards
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
-        self._buffer: ReplayBuffer | None = None
-        self._held = 0  # transitions that the buffer held before this run gathered any
+        spaces = self.observation_space, self.action_space
+        self._run_buffer = RunBuffer(buffer_size, num_envs, *spaces, n_step, self.frame_stack, priority_alpha)
         self.observed = 0
         self._random_steps_left = 0  # of the run, before it learns
 
@@ -198,51 +189,12 @@ class ReplayDataModule(EnvironmentDataModule):
         """Make the replay buffer, in the stage that fills it; fill it from `buffer_from`."""
         if stage != "fit":
             return
-        if self._buffer is not None:
-            self._held = len(self.buffer)  # what the last run has left
-            self._make_room()
-            return
-        saved = None if self.buffer_from is None else read_buffer(self.buffer_from)
-        self._held = 0 if saved is None else transitions_in(saved)
-        self.check_memory()
-        place = "a file" if self.buffer_file else "memory"
-        rank_zero_info(f"The replay buffer takes {readable(self._bytes_to_come())} of {place} when it is full")
-        self._buffer = self._new_buffer()
+        is_first = self._run_buffer.made is None
+        saved = read_buffer(self.buffer_from) if self.buffer_from is not None and is_first else None
+        self._run_buffer.begin(self.most_transitions, self._buffer_device(), self._buffer_file(), saved)
         if saved is not None:
-            self._buffer.load_state_dict(saved)
-            self._buffer.end_episodes()  # nobody goes on with that run's
-            self.observed = self._buffer.steps
+            self.observed = self.buffer.steps
             self.seed(torch.initial_seed())  # this run's, not that of the one which filled it
-
-    @property
-    def _transitions(self) -> int:
-        """For how many there is to be room: those that the run can gather beside what it began with."""
-        return transitions_to_keep(self.buffer_size, self.most_transitions, self.frame_stack, self._held)
-
-    def _make_room(self) -> None:
-        """For all of them."""
-        if self._transitions // self.num_envs > self.buffer.rows:
-            saved = self.buffer.state_dict()
-            if file := self._buffer_file():  # made by this run; what lies in it can be read until it is copied
-                for path in (file, f"{file}.frames"):
-                    Path(path).unlink(missing_ok=True)
-            self._buffer = self._new_buffer()
-            self._buffer.load_state_dict(saved)
-
-    def _new_buffer(self) -> ReplayBuffer:
-        """Empty, with room."""
-        return ReplayBuffer(
-            self._transitions,
-            self.num_envs,
-            self.observation_space,
-            self.action_space,
-            torch.initial_seed(),
-            self.n_step,
-            self.frame_stack,
-            self.priority_alpha,
-            self._buffer_device(),
-            self._buffer_file(),
-        )
 
     def check_memory(self) -> None:
         """Refuse a buffer larger than memory.
@@ -252,12 +204,7 @@ class ReplayDataModule(EnvironmentDataModule):
         """
         on_device_to_come = self.buffer_on_device and self.trainer is None
         if self.buffer_file is None and not on_device_to_come:
-            check_memory(self._bytes_to_come(), self.buffer_size, self._buffer_device())
-
-    def _bytes_to_come(self) -> int:
-        """Of the buffer when it is full."""
-        spaces = self.observation_space, self.action_space
-        return bytes_of_buffer(self._transitions, self.num_envs, *spaces, self.frame_stack, self.priority_alpha)
+            self._run_buffer.check_memory(self.most_transitions, self._buffer_device())
 
     def _buffer_device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.buffer_on_device and self.trainer else torch.device("cpu")
@@ -269,8 +216,8 @@ class ReplayDataModule(EnvironmentDataModule):
     @property
     def buffer(self) -> ReplayBuffer:
         """The replay buffer; it exists from `setup("fit")` on."""
-        assert self._buffer is not None, "the replay buffer is made by setup('fit')"
-        return self._buffer
+        assert self._run_buffer.made is not None, "the replay buffer is made by setup('fit')"
+        return self._run_buffer.made
 
     def attach(self, collector: Collector) -> None:
         """Gather from these environments; first what is left of `learning_starts` random steps."""
@@ -358,22 +305,18 @@ class ReplayDataModule(EnvironmentDataModule):
 
     def state_dict(self) -> State:
         """The buffer of every process, unless `save_buffer` is off."""
-        if not self.save_buffer or self._buffer is None:
+        if not self.save_buffer or self._run_buffer.made is None:
             return {}
-        buffers = of_all_processes(self.buffer.state_dict())
-        counters = {"random_steps_left": self._random_steps_left, "observed": self.observed, "held": self._held}
-        return {"buffer": buffers[0], "others": buffers[1:], **counters}
+        return {
+            **self._run_buffer.state_dict(),
+            "random_steps_left": self._random_steps_left,
+            "observed": self.observed,
+        }
 
     def load_state_dict(self, state_dict: State) -> None:
         """Take over a saved buffer; evaluation, which has none, ignores it."""
-        if self._buffer is not None and "buffer" in state_dict:
-            saved = of_this_process([state_dict["buffer"], *state_dict.get("others", [])])
-            # a run that began with another's transitions had room for them too; old checkpoints do not say
-            # for how many
-            held, in_all = state_dict.get("held", 0), transitions_in(saved)
-            self._held = held if in_all <= held + self.most_transitions else in_all
-            self._make_room()
-            self.buffer.load_state_dict(saved)
+        if self._run_buffer.made is not None and "buffer" in state_dict:
+            self._run_buffer.load_state_dict(state_dict)
             self._random_steps_left = state_dict.get("random_steps_left", 0)
             self.observed = state_dict.get("observed", self.buffer.steps)
 

@@ -12,6 +12,7 @@ from rl_lightning.data.replay import memory
 from rl_lightning.data.replay.buffer import ReplayBuffer
 from rl_lightning.data.replay.layout import allocate
 from rl_lightning.data.replay.memory import available_memory, bytes_of_buffer, readable, transitions_to_keep
+from rl_lightning.data.replay.run_buffer import RunBuffer
 
 GIB = 1024**3
 
@@ -120,6 +121,35 @@ def test_a_resumed_run_has_as_much_room_as_the_one_that_began_with_another_ones_
     assert again.buffer.rows == begun.buffer.rows
     if in_file:
         assert (tmp_path / "again").stat().st_size == again.buffer.nbytes
+
+
+@pytest.mark.parametrize(("frame_stack", "files"), [(1, {"replay"}), (4, {"replay", "replay.frames"})])
+def test_a_grown_file_takes_the_place_of_the_one_before(frame_stack, files, tmp_path):
+    image = Box(0, 255, (4, 6, 5), np.uint8)
+    buffer = RunBuffer(1_000, 1, image, Box(-1, 1, (2,), np.float32), frame_stack=frame_stack)
+    buffer.begin(10, file=str(tmp_path / "replay"))
+    small = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    buffer.begin(100, file=str(tmp_path / "replay"))
+    large = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    assert small.keys() == large.keys() == files
+    assert all(large[name] > 3 * small[name] for name in files)
+
+
+def test_a_file_that_has_to_grow_is_there_until_all_is_copied(tmp_path, monkeypatch):
+    first = counter_data(total_env_steps=120, buffer_file=str(tmp_path / "first"))
+    fit(tiny_sac(first.observation_space, first.action_space), first)
+    second = counter_data(total_env_steps=50, buffer_file=str(tmp_path / "second"))
+    fit(tiny_sac(second.observation_space, second.action_space), second)
+    kept = (tmp_path / "second").read_bytes()
+
+    def fails(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayBuffer, "load_state_dict", fails)
+        with pytest.raises(OSError, match="no space left"):
+            second.load_state_dict(first.state_dict())
+    assert (tmp_path / "second").read_bytes() == kept
 
 
 def test_memory_that_the_system_does_not_give_is_told_in_one_line():
