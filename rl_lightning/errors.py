@@ -1,5 +1,8 @@
 """The kinds of error that are the user's to mend, each one line long."""
 
+from collections.abc import Sequence
+from inspect import unwrap
+
 
 def one_line(value: object) -> str:
     """Its text without line breaks, for messages."""
@@ -46,3 +49,25 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """
     if not condition:
         raise UsageError(f"{key}={value!r} is not allowed: {allowed}")
+
+
+def check_overrides(kind: type, base: type, methods: Sequence[str]) -> None:
+    """Refuse a class that overrides what its base does in a method, and does not call it.
+
+    Args:
+        kind: the class.
+        base: itself or its ancestor, from which on the methods are ours.
+        methods: their names.
+
+    Raises:
+        UsageError: naming the method.
+    """
+    kinds = kind.__mro__
+    for each in kinds[: kinds.index(base)]:
+        for method in methods:
+            code = getattr(unwrap(vars(each).get(method)), "__code__", None)  # type: ignore[arg-type]
+            if code is not None and method not in code.co_names:
+                raise UsageError(
+                    f"{each.__name__}.{method} takes the place of what {base.__name__} does there: "
+                    f"call super().{method} in it, with the same arguments"
+                )

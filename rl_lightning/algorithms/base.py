@@ -23,7 +23,7 @@ from rl_lightning.algorithms.shared.computing import as_run
 from rl_lightning.algorithms.shared.divergence import check_finite, finite, traced_to_divergence
 from rl_lightning.algorithms.shared.evaluation import Evaluation, record, warn_of_random_weights
 from rl_lightning.algorithms.shared.frozen import Frozen
-from rl_lightning.algorithms.shared.hooks import Hooks, check_overrides
+from rl_lightning.algorithms.shared.hooks import TAKES_PART_IN, Hooks
 from rl_lightning.algorithms.shared.initial_weights import initial_weights, names_in, note_weights
 from rl_lightning.algorithms.shared.kinds import check_actions, check_learns_from
 from rl_lightning.algorithms.shared.learned import Gradients, Learned, Metrics, grad, grads
@@ -42,7 +42,7 @@ from rl_lightning.checkpoints import KEY, SCHEMA, signature
 from rl_lightning.checkpoints.io import keep_checkpoints_whole
 from rl_lightning.data.base import EnvironmentDataModule
 from rl_lightning.data.replay.datamodule import ReplayDataModule
-from rl_lightning.errors import UsageError, require
+from rl_lightning.errors import UsageError, check_overrides, require
 from rl_lightning.exploration import ActionNoise
 from rl_lightning.networks.normalization import ObservationNormalizer, ReturnNormalizer, observe
 from rl_lightning.policies.network import PolicyNetwork
@@ -112,7 +112,7 @@ class Algorithm(LightningModule, ABC):
         check_ranges(gamma=gamma)
         kinds = {each.__name__: each.acts_in for each in Algorithm.__subclasses__()}
         check_actions(action_space, type(self).__name__, self.acts_in, kinds)
-        check_overrides(type(self), Algorithm)
+        check_overrides(type(self), Algorithm, TAKES_PART_IN)
         self.automatic_optimization = False
         self.observation_space, self.action_space = observation_space, action_space
         self.gamma, self.compile_gradients = gamma, compile

@@ -20,7 +20,7 @@ from rl_lightning.environments.make import (
 from rl_lightning.environments.state import why_not_restorable
 from rl_lightning.environments.vector import Restarts
 from rl_lightning.environments.wrappers import EnvWrapper, check_statistics, described
-from rl_lightning.errors import require
+from rl_lightning.errors import check_overrides, require
 from rl_lightning.schedules import Clock
 from rl_lightning.types import State
 
@@ -100,6 +100,7 @@ class EnvironmentDataModule(LightningDataModule):
             env_steps_per_epoch,
             f"give at least the environment steps of one batch, {env_steps_per_batch}, or lower env_steps_per_batch",
         )
+        check_overrides(type(self), EnvironmentDataModule, ("attach", "detach", "teardown", "on_exception"))
         self.env_id, self.env_kwargs, self.wrappers = env_id, dict(env_kwargs or {}), list(wrappers or ())
         self.num_envs, self.vectorization = num_envs, vectorization
         self.total_env_steps, self.env_steps_per_epoch = total_env_steps, env_steps_per_epoch

@@ -13,7 +13,7 @@ from rl_lightning.data.rollout import RolloutDataModule
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.environments.wrappers import EnvWrapper
-from rl_lightning.errors import require
+from rl_lightning.errors import check_overrides, require
 from rl_lightning.types import Obs, Rollout, State, Transition, map_obs
 
 AT_ONCE = 32  # minibatches that are sampled together: one gather for many is faster, all of a rollout take memory
@@ -97,6 +97,7 @@ class RolloutReplayDataModule(RolloutDataModule):
         least = max(replay_batch_size, num_envs)
         require(buffer_size >= least, "buffer_size", buffer_size, f"it must hold a minibatch; give {least} or more")
         self.replay_batch_size, self.buffer_size, self.save_buffer = replay_batch_size, buffer_size, save_buffer
+        check_overrides(type(self), RolloutReplayDataModule, ("setup", "attach", "state_dict", "load_state_dict"))
         spaces = self.observation_space, self.action_space
         self._run_buffer = RunBuffer(buffer_size, num_envs, *spaces, frame_stack=self.frame_stack)
 

@@ -1,12 +1,9 @@
 """The hooks that learners call of callbacks beside Lightning's own, and those of Lightning that they take part in."""
 
 from collections.abc import Callable
-from inspect import unwrap
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-
-from rl_lightning.errors import UsageError
 
 TAKES_PART_IN = (  # Lightning's own do nothing, and are overridden without a thought of them
     "setup",
@@ -22,27 +19,6 @@ TAKES_PART_IN = (  # Lightning's own do nothing, and are overridden without a th
     "on_save_checkpoint",
     "on_load_checkpoint",
 )
-
-
-def check_overrides(learner: type, base: type) -> None:
-    """Refuse a learner that overrides what its base does in a hook, and does not call it.
-
-    Args:
-        learner: the class of a learner.
-        base: its ancestor, from which on the hooks are ours.
-
-    Raises:
-        UsageError: naming the hook.
-    """
-    kinds = learner.__mro__
-    for kind in kinds[: kinds.index(base)]:
-        for hook in TAKES_PART_IN:
-            code = getattr(unwrap(vars(kind).get(hook)), "__code__", None)  # type: ignore[arg-type]
-            if code is not None and hook not in code.co_names:
-                raise UsageError(
-                    f"{kind.__name__}.{hook} takes the place of what a learner does there: call super().{hook} in it, "
-                    "with the same arguments"
-                )
 
 
 class Hooks:

@@ -17,7 +17,7 @@ from rl_lightning.data.replay.stream import ReplayLoader, ReplayStream
 from rl_lightning.environments.collector import Collector
 from rl_lightning.environments.make import Vectorization
 from rl_lightning.environments.wrappers import EnvWrapper
-from rl_lightning.errors import UsageError, require
+from rl_lightning.errors import UsageError, check_overrides, require
 from rl_lightning.types import Rollout, State, Step, Transition
 
 
@@ -180,6 +180,7 @@ class ReplayDataModule(EnvironmentDataModule):
         self.save_buffer, self.clip_rewards = save_buffer, clip_rewards
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
         self.buffer_on_device, self.buffer_file, self.buffer_from = buffer_on_device, buffer_file, buffer_from
+        check_overrides(type(self), ReplayDataModule, ("setup", "attach", "state_dict", "load_state_dict"))
         spaces = self.observation_space, self.action_space
         self._run_buffer = RunBuffer(buffer_size, num_envs, *spaces, n_step, self.frame_stack, priority_alpha)
         self.observed = 0
