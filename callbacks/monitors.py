@@ -59,12 +59,13 @@ def on_clock(loggers: Sequence[Logger], clock: Clock) -> Iterator[None]:
 
     Lightning counts batches where a callback logs by `pl_module.log`, or what is given to `log_metrics`.
     """
-    for logger in loggers:
+    distinct = [*dict.fromkeys(loggers)]  # one may be given twice
+    for logger in distinct:
         setattr(logger, "log_metrics", _on_clock(logger, clock))  # noqa: B010  # the object's own, before its class's
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger in distinct:
             delattr(logger, "log_metrics")
 
 
