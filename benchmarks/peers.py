@@ -73,9 +73,9 @@ PEERS = {
             batch_size=64,
             n_epochs=10,
             gamma=0.99,
-            gae_lambda=0.95,
+            gae_lambda=0.9,
             learning_rate=lambda left: 3e-4 * left,
-            policy_kwargs={"log_std_init": -0.5, "optimizer_kwargs": {"eps": 1e-5}},
+            policy_kwargs={"log_std_init": -1.0, "optimizer_kwargs": {"eps": 1e-5}},
         ),
         "Ant-v5",
         num_envs=4,
@@ -113,6 +113,14 @@ PEERS = {
         # one rate for all, as our config had it first; its defaults are the rest
         partial(SAC, learning_rate=3e-4, learning_starts=5_000),
         "HalfCheetah-v5",
+        num_envs=1,
+        total_env_steps=100_000,
+        normalize=False,
+        gamma=0.99,
+    ),
+    "sac_v2/ant": Peer(
+        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
+        "Ant-v5",
         num_envs=1,
         total_env_steps=100_000,
         normalize=False,
