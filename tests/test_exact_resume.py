@@ -179,6 +179,17 @@ class Rests(TD3):
         return [*super().configure_callbacks(), Freeze(["q"], 120)]
 
 
+class Shaky(gym.ObservationWrapper[Any, Any, Any]):
+    """Its random numbers are its own, which no reset seeds."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.generator = np.random.default_rng(0)
+
+    def observation(self, obs: Any) -> Any:
+        return obs + self.generator.normal(size=obs.shape).astype(obs.dtype)
+
+
 LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "SAC": (lambda: learner(SAC, replay()), (7, 60, 61, 133)),
     "SAC, wrapped environment": (
@@ -186,6 +197,10 @@ LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
             SAC, replay(wrappers=[partial(DelayObservation, delay=2), partial(TimeLimit, max_episode_steps=25)])
         ),
         (60, 133),
+    ),
+    "SAC, evaluated in a wrapper with random numbers of its own": (
+        lambda: learner(SAC, replay(wrappers=[Shaky])),
+        (7, 133),
     ),
     "SACv2": (lambda: learner(SACv2, replay(num_envs=2, train_freq=2, replay_ratio=0.25)), (7, 15, 40)),
     "TD3": (lambda: learner(TD3, replay(), policy_delay=2), (8, 133)),

@@ -360,8 +360,13 @@ class Algorithm(LightningModule, ABC):
         return finite(self.act(to_device(obs, self.device), deterministic=True))
 
     def on_validation_start(self) -> None:
-        """Evaluate no learner that has diverged: the argmax of NaN is an action too."""
+        """Evaluate no learner that has diverged: the argmax of NaN is an action too. Begin with new environments.
+
+        What one keeps beyond a seeded reset, as a wrapper with random numbers of its own does, would else be other than
+        in a run that goes on from a checkpoint.
+        """
         self.check_finite()
+        environment_data(self.trainer).close_eval_envs()
         if not self.has_loaded and not self.gradient_steps and self.trainer.state.fn != "fit":
             warn_of_random_weights(type(self).__name__)
 

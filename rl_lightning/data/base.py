@@ -188,7 +188,7 @@ class EnvironmentDataModule(LightningDataModule):
     def eval_envs(self) -> VectorEnv[Any, Any, Any]:
         """Environments for evaluation, as many as it plays episodes at once; never those of training."""
         if self._eval_envs is not None and self._eval_envs.num_envs != self._eval_at_once:
-            self._close()
+            self.close_eval_envs()
         if self._eval_envs is None:
             self._eval_envs = self._make(self._eval_at_once, "sync" if self.env_timeout is None else "async")
         return self._eval_envs
@@ -233,13 +233,14 @@ class EnvironmentDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Close the evaluation environments."""
-        self._close()
+        self.close_eval_envs()
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the evaluation environments; Lightning does not tear down after an error."""
-        self._close()
+        self.close_eval_envs()
 
-    def _close(self) -> None:
+    def close_eval_envs(self) -> None:
+        """Let the next evaluation make new ones."""
         if self._eval_envs is not None:
             self._eval_envs.close()
             self._eval_envs = None
