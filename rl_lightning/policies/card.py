@@ -24,7 +24,7 @@ In its environment:
 ```python
 import gymnasium as gym
 
-env = gym.make({env_id!r}{env_kwargs}){wrappers}
+{environment_made}{wrappers}
 obs, _ = env.reset(seed=0)
 done, total = False, 0.0
 while not done:
@@ -62,18 +62,27 @@ def card(description: State) -> str:
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
         result = {"task": task, "dataset": {"name": env_id, "type": env_id}, "metrics": [metric]}
         front["model-index"] = [{"name": algorithm, "results": [result]}]
-    env_kwargs = description["env_kwargs"]
     text = TEXT.format(
         algorithm=algorithm,
         environment=env_id,
         trained=trained,
-        env_id=description["env_id"],
-        env_kwargs=f", **{env_kwargs!r}" if env_kwargs else "",
+        environment_made=_made(str(description["env_id"]), description["env_kwargs"]),
         wrappers="".join(map(_put_around, description.get("wrappers", []))),
         file=description["weights"]["file"],
         sha256=description["weights"]["sha256"],
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{text}"
+
+
+def _made(env_id: str, env_kwargs: State) -> str:
+    """Lines of Python that make an environment as `env`."""
+    if "id" not in env_kwargs:
+        return f"env = gym.make({env_id!r}{f', **{env_kwargs!r}' if env_kwargs else ''})"
+    # gym.make has an argument of that name too
+    module, _, name = env_id.rpartition(":")
+    imported = f"import {_inline(module)}\n" if module else ""
+    made = f"spec = gym.spec({name!r})\nenv = gym.make(replace(spec, kwargs=spec.kwargs | {env_kwargs!r}))"
+    return f"from dataclasses import replace\n\n{imported}{made}"
 
 
 def _put_around(wrapper: State) -> str:

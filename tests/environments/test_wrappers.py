@@ -178,6 +178,27 @@ def test_a_policys_description_and_its_card_have_the_wrappers(tmp_path):
         check_description(description | {"wrappers": ["os.system"]}, "mine")
 
 
+class Named(CounterEnv):
+    def __init__(self, id: str = "", size: int = 0):
+        super().__init__()
+        self.id, self.size = id, size
+
+
+gym.register("Named-v0", Named, kwargs={"size": 3})
+
+
+@pytest.mark.parametrize("env_id", ["Named-v0", "toys:Named-v0"])
+def test_the_card_makes_an_environment_that_has_an_argument_named_id(env_id):
+    data = ReplayDataModule(env_id, env_kwargs={"id": "mine"}, total_env_steps=20, learning_starts=10, batch_size=4)
+    model = tiny_sac(data.observation_space, data.action_space)
+    fit(model, data)
+    text = card(model.policy_description() | {"weights": {"file": "policy.safetensors", "sha256": "0"}})
+    scope = {}
+    exec(text.partition("In its environment:\n\n```python\n")[2].partition("obs, _ =")[0], scope)
+    assert (scope["env"].unwrapped.id, scope["env"].unwrapped.size) == ("mine", 3)
+    assert gym.spec("Named-v0").kwargs == {"size": 3}
+
+
 # Going on
 
 
