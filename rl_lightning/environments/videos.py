@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from rl_lightning.environments.episodes import Act
 from rl_lightning.environments.make import make_env
 from rl_lightning.environments.wrappers import EnvWrapper
-from rl_lightning.errors import UsageError, one_line, require
+from rl_lightning.errors import UsageError, reason_of, require
 from rl_lightning.spaces import to_numpy, to_tensor
 from rl_lightning.types import map_obs
 
@@ -43,12 +44,11 @@ def check_filmed(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[
     except UsageError:
         raise
     except Exception as error:
-        needs_gl = env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point)
+        callers = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+        needs_gl = any(module.startswith(("mujoco.", "gymnasium.envs.mujoco.")) for module in callers)
         fix = "MuJoCo draws with a GL library: install EGL or OSMesa and set MUJOCO_GL=egl or osmesa, or leave it out"
         advice = fix if needs_gl else "mend its render(), or leave VideoRecorder out"
-        raise UsageError(
-            f"{env_id} cannot be filmed here ({type(error).__name__}: {one_line(error)}): {advice}"
-        ) from error
+        raise UsageError(f"{env_id} cannot be filmed here ({reason_of(error)}): {advice}") from error
     finally:
         env.close()
 

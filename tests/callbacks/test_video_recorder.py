@@ -114,6 +114,25 @@ def test_what_cannot_be_filmed_is_refused_in_one_line_before_the_run(tmp_path, m
         check_filmed("Picture-v0", {})
 
 
+@pytest.mark.parametrize(
+    ("module", "error", "said"),
+    [
+        (
+            "gymnasium.envs.mujoco.mujoco_rendering",
+            "OSError('no GL')",
+            r"\(OSError: no GL\): .*MUJOCO_GL=egl",
+        ),
+        ("their_own", "NotImplementedError", r"\(NotImplementedError\): mend its render\(\)"),
+    ],
+)
+def test_what_mujoco_draws_for_anybodys_environment_asks_for_a_gl_library(module, error, said, monkeypatch):
+    scope = {"__name__": module}
+    exec(f"def draw(env):\n    raise {error}", scope)
+    monkeypatch.setattr(Picture, "render", scope["draw"])
+    with pytest.raises(UsageError, match=rf"^toys:Picture-v0 cannot be filmed here {said}"):
+        check_filmed("toys:Picture-v0", {})
+
+
 def test_tensorboard_shows_the_films_as_moving_pictures_at_their_environment_step(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = TensorBoardLogger(tmp_path, name=None, version="board")
