@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl_lightning.errors import require
+
 TORCH_DTYPES = {
     np.dtype(name): torch.from_numpy(np.empty(0, dtype=name)).dtype
     for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32")
@@ -36,11 +38,23 @@ def has_numbers(space: gym.Space[Any]) -> bool:
 
 
 def leaves_of(space: gym.Space[Any], name: str = "obs") -> dict[str, gym.Space[Any]]:
-    """The spaces in a Dict that are none, nested ones too, as ``obs.KEY``; of any other space itself, as ``obs``."""
+    """The spaces in a Dict that are none, nested ones too, as ``obs.KEY``; of any other space itself, as ``obs``.
+
+    Raises:
+        UsageError: two of one name.
+    """
     if not isinstance(space, gym.spaces.Dict):
         return {name: space}
-    parts = [leaves_of(part, f"{name}.{key}") for key, part in space.spaces.items()]
-    return {each: leaf for part in parts for each, leaf in part.items()}
+    leaves: dict[str, gym.Space[Any]] = {}
+    for key, part in space.spaces.items():
+        inner = leaves_of(part, f"{name}.{key}")
+        twice = sorted(leaves.keys() & inner.keys())
+        advice = (
+            "two of them have this name, one with a point in its key; rename that in a wrapper (data.wrappers)"
+        )
+        require(not twice, "observations", twice, advice)
+        leaves |= inner
+    return leaves
 
 
 def zeros_of(space: gym.Space[Any]) -> Any:

@@ -172,6 +172,12 @@ def test_an_observation_space_without_an_encoder_is_refused_with_what_to_do(spac
     assert "\n" not in str(caught.value)
 
 
+def test_two_entries_of_one_name_are_refused_since_replay_would_keep_one_of_them_for_both():
+    space = Dict({"a": Dict({"b": VECTOR}), "a.b": VECTOR})
+    with pytest.raises(UsageError, match=r"observations=\['obs.a.b'\] is not allowed: .* rename that in a wrapper"):
+        make_encoder(space)
+
+
 # The user's own
 
 
