@@ -178,7 +178,7 @@ def test_seeds_needed_are_those_of_the_t_test():
     # statsmodels 0.15.0, TTestIndPower().solve_power(d, power=0.8, alpha=0.05): 63.77 and 16.71
     assert seeds_needed(0.5, 2.0) == 64
     assert seeds_needed(-1.0, 2.0) == 17
-    assert seeds_needed(100.0, 2.0) == 4
+    assert seeds_needed(100.0, 2.0) == 5  # with four no difference could be found
     assert seeds_needed(0.0, 2.0) is None
     its = sample([1.0, 2.0, 4.0, 8.0, 16.0])
     assert variance_of_one(its, measure(its, "mean", resampled(its))) == pytest.approx(np.var(its.scores, ddof=1), 0.05)
@@ -273,7 +273,16 @@ def test_few_seeds_are_shown_and_nothing_is_concluded(groups, tmp_path, capsys):
     text = said(capsys, str(three), str(other))
     assert "This is not enough to call one better (permutation test, p = 0.1)" in text
     assert "No result of so few seeds could be. Were" in text
-    assert "about 4 seeds" in text
+    assert "about 5 seeds" in text
+
+
+@pytest.mark.parametrize(("runs", "others"), [(3, 3), (3, 4), (4, 4), (4, 5), (5, 5), (2, 8), (8, 3)])
+def test_that_no_result_could_be_enough_is_said_where_the_clearest_one_is_not(runs, others, tmp_path, capsys):
+    high = write_group(tmp_path / "high", [90.0 + 4.0 * run for run in range(runs)])
+    low = write_group(tmp_path / "low", [1.0 + run for run in range(others)])
+    text = said(capsys, str(high), str(low))
+    assert ("No result of so few seeds could be" in text) == ("This is not enough" in text)
+    assert ("This is not enough" in text) == ((runs, others) in [(3, 3), (4, 4)])
 
 
 def test_curves_keep_the_last_evaluation_and_end_with_the_first_run(tmp_path):

@@ -19,7 +19,7 @@ RESAMPLES = 20_000
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
 Z_ALPHA, Z_POWER = 1.959964, 0.841621  # standard normal quantiles at 1 - 0.05/2, and at a power of 0.8
-FEWEST = 4  # runs of each side: with 3 and one task no relabelling is rarer than 2 of 20
+FEWEST = 5  # runs of each side: with one task no relabelling of 3 is rarer than 2 of 20, of 4 than 4 of 70
 
 
 class Estimate(NamedTuple):

@@ -115,10 +115,15 @@ def _needed(pair: Pair) -> str:
 
 
 def _smallest_p(a: Result, b: Result) -> float:
-    """Of the permutation test: one way to deal the runs of all, or two where both sides have as many."""
+    """Of the permutation test: one way to deal the runs of all, or two where both sides have as many.
+
+    With one task the IQM of either side is the same where the runs that it leaves out between them, the lowest of the
+    better side and the highest of the other, are dealt otherwise.
+    """
     of_a, of_b = np.bincount(a.sample.tasks).tolist(), np.bincount(b.sample.tasks).tolist()
     ways = math.prod(math.comb(m + n, m) for m, n in zip(of_a, of_b, strict=True))
-    return (2 if of_a == of_b else 1) / ways
+    left_out = [counts[0] // 4 if len(counts) == 1 else 0 for counts in (of_a, of_b)]
+    return (2 if of_a == of_b else 1) * math.comb(sum(left_out), left_out[0]) / ways
 
 
 def _of_seeds(scope: Scope) -> list[str]:
