@@ -49,9 +49,7 @@ def leaves_of(space: gym.Space[Any], name: str = "obs") -> dict[str, gym.Space[A
     for key, part in space.spaces.items():
         inner = leaves_of(part, f"{name}.{key}")
         twice = sorted(leaves.keys() & inner.keys())
-        advice = (
-            "two of them have this name, one with a point in its key; rename that in a wrapper (data.wrappers)"
-        )
+        advice = "two of them have this name, one with a point in its key; rename that in a wrapper (data.wrappers)"
         require(not twice, "observations", twice, advice)
         leaves |= inner
     return leaves
