@@ -1,5 +1,6 @@
 """Episodes as videos: mp4 files, written frame by frame."""
 
+import os
 import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,9 @@ def as_gif(path: Path, width: int = 240, fps: int = 10, seconds: int = 30) -> by
 
 
 def _filmed(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[EnvWrapper]) -> gym.Env[Any, Any]:
+    if not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        # pygame draws into memory; without a screen its SDL would look for one, and write an error into the bar
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     return make_env(env_id, {**env_kwargs, "render_mode": "rgb_array"}, wrappers=wrappers)
 
 

@@ -1,6 +1,9 @@
 """Films of evaluation episodes: what is in them, and that nothing else changes by them."""
 
 import csv
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +56,15 @@ def test_a_film_has_the_first_picture_and_one_after_each_step(tmp_path):
     assert shades(path) == pytest.approx([SHADE * t for t in range(length + 1)], abs=5)
     film_episode(lambda obs: torch.zeros(1, 2), "Picture-v0", {}, 5, path, max_steps=1)
     assert len(shades(path)) == 2
+
+
+def test_where_there_is_no_screen_none_is_looked_for(tmp_path):
+    pytest.importorskip("pygame")
+    code = "from rl_lightning.environments.videos import check_filmed; check_filmed('Pendulum-v1', {})"
+    screen = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    without = {key: value for key, value in os.environ.items() if key not in screen}
+    done = subprocess.run([sys.executable, "-c", code], env=without, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def run(folder, callbacks=(), logger=None, wrappers=None):
