@@ -24,8 +24,8 @@ LEAST = 5
 class EnvStepsProgressBar(ProgressBar):
     """Environment steps done and in total, steps per second, time left, latest training and evaluation return.
 
-    A narrow terminal shows less of it, returns first of all. Evaluation outside of training shows the episodes played.
-    While gradients compile, which takes seconds, the bar says so.
+    A narrow terminal shows less of it; the latest returns go last. Evaluation outside of training shows the episodes
+    played. While gradients compile, which takes seconds, the bar says so.
 
     Args:
         refresh_seconds: at least so long between two drawings.
@@ -55,7 +55,7 @@ class EnvStepsProgressBar(ProgressBar):
     ) -> None:
         self._advance_to(self._clock.env_steps)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (batch_idx + 1) % every == 0:
+        if every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:  # rows count those of all epochs
             self._show_returns(trainer)
 
     def on_first_gradients(
@@ -171,7 +171,8 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
     def display(self, *args: Any, **kwargs: Any) -> Any:
         columns = self.format_dict["ncols"]
-        if columns != self.drawn_columns:  # blanks over the rest of a longer line would break into the next
+        if self.drawn_columns not in (None, columns):  # blanks over the rest of a longer line would break into the next
             self.sp = self.status_printer(self.fp)
+            self.fp.write("\r\x1b[K")  # so the terminal erases it
         self.drawn_columns = columns
         return super().display(*args, **kwargs)

@@ -264,6 +264,7 @@ OTHERS: dict[str, Callable[[Sequence[str]], None]] = {  # subcommands that make 
 def main(args: list[str] | None = None) -> None:
     """The program `rl-lightning`: errors that are the user's to mend end it with one line and exit code 1."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="The number of training batches")  # of an epoch; rows count those of all
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # by design: every run has its own folder
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "💡 Tip" not in line.getMessage())
     sys.path.insert(0, os.getcwd())  # class_path and env_id may name the user's own modules

@@ -199,6 +199,13 @@ def terminal():
     os.close(screen)
 
 
+def trainer_of(clock, log_every_n_steps, batches_done=0):
+    loop = SimpleNamespace(total_batch_idx=batches_done)
+    data = SimpleNamespace(clock=clock)
+    return SimpleNamespace(datamodule=data, callback_metrics=LATEST, log_every_n_steps=log_every_n_steps, fit_loop=loop)
+
+
+ERASE = "\x1b[K"
 LATEST = {"train/return": torch.tensor(-1234.5), "val/return_mean": torch.tensor(-1111.1)}
 
 
@@ -216,7 +223,7 @@ def test_a_terminal_shows_what_it_has_room_for_and_returns_first_also_once_it_is
 ):
     monkeypatch.setattr(sys, "stdout", terminal.out)
     clock, bar = Clock(3_000_000), EnvStepsProgressBar(refresh_seconds=0)
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(clock=clock), callback_metrics=LATEST, log_every_n_steps=1)
+    trainer = trainer_of(clock, log_every_n_steps=1)
     terminal.resize(columns + 37)
     bar.on_train_start(trainer, None)
     assert max(map(len, terminal.read())) <= columns + 37
@@ -227,4 +234,30 @@ def test_a_terminal_shows_what_it_has_room_for_and_returns_first_also_once_it_is
     assert max(map(len, lines)) <= columns, "a longer line would go on in the next"
     for pattern in shown:
         assert re.search(pattern, lines[-1].rstrip()), lines
+    bar.on_train_end(trainer, None)
+
+
+def test_what_a_longer_line_had_behind_the_new_edge_is_erased_once(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal.out)
+    clock, bar = Clock(3_000_000), EnvStepsProgressBar(refresh_seconds=0)
+    trainer = trainer_of(clock, log_every_n_steps=1)
+    terminal.resize(100)
+    bar.on_train_start(trainer, None)
+    assert ERASE not in terminal.read()
+    terminal.resize(60)
+    for clock.env_steps in (600_000, 1_300_000):
+        bar.on_train_batch_end(trainer, None, None, None, 0)
+    assert terminal.read().count(ERASE) == 1
+    bar.on_train_end(trainer, None)
+
+
+def test_the_return_is_that_of_the_latest_row_where_epochs_are_shorter_than_rows(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal.out)
+    clock, bar = Clock(3_000_000), EnvStepsProgressBar(refresh_seconds=0)
+    terminal.resize(120)
+    trainer = trainer_of(clock, log_every_n_steps=25, batches_done=24)  # the first row, in an epoch of 20 batches
+    bar.on_train_start(trainer, None)
+    for clock.env_steps, batch_idx in ((600_000, 4), (1_300_000, 5)):
+        bar.on_train_batch_end(trainer, None, None, None, batch_idx)
+    assert "return=-1234.5" in terminal.read()[-1]
     bar.on_train_end(trainer, None)

@@ -221,6 +221,18 @@ def test_a_run_shows_a_bar_of_its_environment_steps_and_then_one_of_its_test_epi
     assert training < out.index(" 450/450 env steps ") < testing < out.index(" 3/3 episodes ")
 
 
+def test_rows_count_the_batches_of_all_epochs_and_no_warning_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rare = "--trainer.log_every_n_steps=150"  # more than the 100 batches of an epoch
+    main(["fit", f"--config={PENDULUM}", *QUICK, rare, "--trainer.logger=false"])
+    with next(tmp_path.glob("runs/*/*/metrics.csv")).open() as file:
+        rows = [int(float(row["env_steps"])) for row in csv.DictReader(file) if row["train/q_loss"]]
+    assert rows == [350, 450]
+    assert not [warning for warning in recwarn if "logging interval" in str(warning.message)]
+
+
 def test_a_run_lists_its_networks_and_how_much_of_them_is_learned(finished_run: tuple[Path, str]) -> None:
     _, out = finished_run
     assert re.findall(r"│ +(\w+) +│ +\w+ +│ +[\d.]+ K? *│", out) == ["value", "target_value", "q", "policy"]
