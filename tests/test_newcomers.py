@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import yaml
 
 import rl_lightning
-from rl_lightning import Algorithm, export_policy
+from rl_lightning import Algorithm, UsageError, export_policy
 from rl_lightning.fast import switch
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +129,39 @@ def test_pypi_shows_absolute_links_or_none() -> None:
     for left in re.findall(r"\]\(([^)]*)\)", for_pypi(readme, None)):
         assert left.startswith("https://")
     assert "![" not in for_pypi(readme, None)
+
+
+SPACES = {
+    "Box": gym.spaces.Box(-1.0, 1.0, (2,)),
+    "Discrete": gym.spaces.Discrete(3),
+    "MultiDiscrete": gym.spaces.MultiDiscrete([2, 3]),
+    "MultiBinary": gym.spaces.MultiBinary(2),
+    "Dict": gym.spaces.Dict(small_image=gym.spaces.Box(0, 255, (7, 7, 3), np.uint8), choice=gym.spaces.Discrete(2)),
+}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/algorithms").glob("*.md")), ids=lambda page: page.stem)
+def test_the_spaces_on_a_learners_page_are_those_that_it_takes(page: Path) -> None:
+    name, table = (
+        re.match(r"# (\w+)", page.read_text()),
+        re.findall(r"^\| `(\w+)`.*? \| (.*) \| (.*) \|$", page.read_text(), re.M),
+    )
+    learner = getattr(rl_lightning, name[1], None) if name else None
+    if learner is None:
+        pytest.skip("of no single learner")
+    said = {space: cells for space, *cells in table if space in SPACES}
+    assert said.keys() == SPACES.keys()
+
+    def takes(observations: gym.Space[Any], actions: gym.Space[Any]) -> bool:
+        try:
+            learner(observations, actions)
+        except UsageError:
+            return False
+        return True
+
+    acted = {name: takes(SPACES["Box"], space) for name, space in SPACES.items()}
+    assert {name: actions != "no" for name, (_, actions) in said.items()} == acted
+    some = next(SPACES[name] for name, is_taken in acted.items() if is_taken)
+    assert {name: seen != "no" for name, (seen, _) in said.items()} == {
+        name: takes(space, some) for name, space in SPACES.items()
+    }
