@@ -59,7 +59,7 @@ def test_what_belongs_to_a_list_is_indented_so_that_github_and_the_site_both_see
     for page in [*PAGES, *OF_THE_ROOT]:
         text = (ROOT / hooks.repository_path(page)).read_text()
         without_code = re.sub(r"^( *```).*?^ *```$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
-        found = re.search(r"\n\n {1,3}\S.*|^ {1,3}([-*]|\d+\.) .*", without_code, re.MULTILINE)
+        found = re.search(r"\n\n( {1,3}| {5,7})\S.*|^ {1,3}([-*]|\d+\.) .*", without_code, re.MULTILINE)
         assert found is None, f"{page}: four spaces, not fewer, before {found[0].strip()}"
 
 
