@@ -6,7 +6,9 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.lecture import cells, notebook, run
 
@@ -38,3 +40,9 @@ def test_the_notebook_is_the_page_for_jupyter_without_outputs(page):
     made = nbformat.writes(notebook(page.read_text())) + "\n"
     assert path.read_text() == made, "run python -m benchmarks.lecture docs/tutorials/*.md"
     nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.png")), ids=lambda path: path.stem)
+def test_no_letter_of_a_picture_is_cut_off_at_its_edge(path):
+    shades = np.asarray(Image.open(path).convert("L"))
+    assert min(edge.min() for edge in (shades[0], shades[-1], shades[:, 0], shades[:, -1])) > 200
