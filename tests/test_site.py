@@ -1,5 +1,6 @@
 """The documentation site has every page and every public name, and what is a link on GitHub is one there."""
 
+import ast
 import re
 import runpy
 from collections.abc import Iterator
@@ -114,3 +115,13 @@ def test_equations_become_mathml_with_their_number(hooks: SimpleNamespace) -> No
 def test_an_equation_that_cannot_be_drawn_stops_the_build(hooks: SimpleNamespace) -> None:
     with pytest.raises(Exception, match=r"a\.md: \\unheard: "):
         hooks.on_page_content(r'<span class="arithmatex">\(\unheard\)</span>', page_of("a.md"))
+
+
+def test_no_sign_of_a_docstrings_equation_is_taken_for_markdown() -> None:
+    markdown = pytest.importorskip("markdown")
+    for room in ["algorithms", "estimators", "exact"]:
+        for path in (ROOT / "rl_lightning" / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                text = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else None
+                says = (text or "").split("\nArgs:")[0]  # each argument is a paragraph of its own
+                assert "<em" not in markdown.markdown(says, extensions=["attr_list"]), f"{path}: {says}"

@@ -82,7 +82,7 @@ class LikelihoodRatio(Estimator):
 class QProp(Estimator):
     """Q-Prop (arXiv:1611.02247, Eq. 8, with η Eq. 9): Q_w to first order around μ(s) as a control variate.
 
-    A = Â − η Ā, Ā = ∇_a Q_w(s, a)|_{a=μ(s)} · (a − μ(s)), and the control is (s, 0, η): what Ā takes away in
+    A = Â − η Ā, `Ā = ∇_a Q_w(s, a)|_{a=μ(s)} · (a − μ(s))`, and the control is (s, 0, η): what Ā takes away in
     expectation, the gradient of η Q_w(s, μ_θ(s)), comes back.
 
     Args:

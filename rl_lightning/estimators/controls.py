@@ -52,7 +52,7 @@ def curvature_of(critic: Critic, obs: Obs, action: Tensor) -> Tensor:
 
 
 def linear_control(critic: Critic, obs: Obs, action: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Ā(s, a) = ∇_a Q(s, a)|_{a=μ} · (a − μ), the critic's advantage to first order (arXiv:1611.02247, Eq. 8).
+    """`Ā(s, a) = ∇_a Q(s, a)|_{a=μ} · (a − μ)`, the critic's advantage to first order (arXiv:1611.02247, Eq. 8).
 
     Args:
         critic: Q.

@@ -49,7 +49,7 @@ def deterministic(policy: nn.Module, batch: Batch, critic: Critic) -> Estimate:
 
 
 def expected(policy: nn.Module, batch: Batch, critic: Critic) -> Estimate:
-    """∇_θ E_{a ~ π}[Q(s, a)], with the action summed out.
+    """`∇_θ E_{a ~ π}[Q(s, a)]`, with the action summed out.
 
     Discrete actions: Σ_a ∇ π(a|s) Q(s, a), which has no variance but that of the states (Sutton et al., 2000, Eq. 2).
     Gaussians with independent dimensions: E[Q] = Q(s, μ) + ½ Σ_i σ_i² ∂²Q/∂a_i², exact where Q is quadratic in the

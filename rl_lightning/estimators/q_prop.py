@@ -12,7 +12,7 @@ from rl_lightning.estimators.policies import Pi, mean_of
 def q_prop(
     policy: nn.Module, batch: Batch, critic: Critic, baseline: Baseline | None = None, eta: Eta = "standard"
 ) -> Estimate:
-    """(Â − η Ā(s, a)) ∇ log π(a|s) + η ∇_a Q(s, a)|_{a=μ(s)} ∇_θ μ_θ(s) (arXiv:1611.02247, Eq. 9; with η = 1, Eq. 8).
+    """`(Â − η Ā(s, a)) ∇ log π(a|s) + η ∇_a Q(s, a)|_{a=μ(s)} ∇_θ μ_θ(s)` (arXiv:1611.02247, Eq. 9; η = 1: Eq. 8).
 
     Ā(s, a) = ∇_a Q(s, μ(s)) · (a − μ(s)) is a φ(s, a) of `stein` that is linear in the action. Unbiased for any critic
     with η = 1. An η that goes by the sign of Â Ā ("conservative", "aggressive") depends on the action: it is biased.
@@ -42,7 +42,7 @@ def interpolated(
     nu: float = 0.2,
     control_variate: bool = False,
 ) -> Estimate:
-    """(1 − ν) Â ∇ log π(a|s) + ν ∇_a Q(s, a)|_{a=μ(s)} ∇_θ μ_θ(s) (arXiv:1706.00387, section 3).
+    """`(1 − ν) Â ∇ log π(a|s) + ν ∇_a Q(s, a)|_{a=μ(s)} ∇_θ μ_θ(s)` (arXiv:1706.00387, section 3).
 
     With the control variate (its section 3.1): (1 − ν) (Â − Ā) ∇ log π + ∇_a Q ∇_θ μ. Both are biased by
     ν (E[∇_a Q(s, μ) ∇_θ μ] − ∇J), if the states are those of π; ν = 0 is on-policy, `likelihood_ratio` or `q_prop`,

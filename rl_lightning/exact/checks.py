@@ -50,7 +50,7 @@ def refuse_endless(termination: Tensor, expected_next: Callable[[Tensor], Tensor
 
     Args:
         termination: [*, S, A].
-        expected_next: the MDP's, [*, S] to [*, S, A].
+        expected_next: the MDP's, `[*, S]` to `[*, S, A]`.
 
     Raises:
         UsageError: names a state and its action.

@@ -33,19 +33,19 @@ class Solution:
 
 
 def bellman_backup(mdp: MDP, v: Tensor) -> Tensor:
-    """Q(s, a) = R(s, a) + γ E_s'[V(s')], Equation 2: [*, S] to [*, S, A]."""
+    """Q(s, a) = R(s, a) + γ E_s'[V(s')], Equation 2: `[*, S]` to `[*, S, A]`."""
     q: Tensor = mdp.reward + mdp.gamma * mdp.expected_next(v)
     return q
 
 
 def soft_state_value(q: Tensor, policy: Tensor, ent_coef: float) -> Tensor:
-    """V(s) = E_{a~π}[Q(s, a) − α log π(a|s)], Equation 3; where π(a|s) = 0 nothing is added. [*, S, A] to [*, S]."""
+    """V(s) = E_{a~π}[Q(s, a) − α log π(a|s)], Equation 3; where π(a|s) = 0 it adds nothing. `[*, S, A]` to `[*, S]`."""
     v: Tensor = (policy * q + ent_coef * torch.special.entr(policy)).sum(-1)
     return v
 
 
 def soft_bellman_backup(mdp: MDP, q: Tensor, policy: Tensor, ent_coef: float) -> Tensor:
-    """B^π Q, Equations 2 and 3 together: [*, S, A] to [*, S, A]."""
+    """B^π Q, Equations 2 and 3 together: `[*, S, A]` to `[*, S, A]`."""
     return bellman_backup(mdp, soft_state_value(q, policy, ent_coef))
 
 

@@ -110,13 +110,13 @@ class MDP:
         return self.transition.layout == torch.sparse_csr
 
     def expected_next(self, v: Tensor) -> Tensor:
-        """E_s'[V(s')], where the end is worth 0: [*, S] to [*, S, A]; of a sparse MDP [S] to [S, A]."""
+        """E_s'[V(s')], where the end is worth 0: `[*, S]` to `[*, S, A]`; of a sparse MDP [S] to [S, A]."""
         if self.sparse:
             return (self.transition @ v).view(self.reward.shape)
         return torch.einsum("...sap,...p->...sa", self.transition, v)
 
     def moves(self, policy: Tensor) -> Tensor:
-        """P_π(s'|s) = Σ_a π(a|s) P(s'|s, a): [*, S, A] to [*, S, S'], which of a sparse MDP is a sparse matrix."""
+        """P_π(s'|s) = Σ_a π(a|s) P(s'|s, a): `[*, S, A]` to `[*, S, S']`, which of a sparse MDP is a sparse matrix."""
         if not self.sparse:
             return torch.einsum("...sap,...sa->...sp", self.transition, policy)
         taken = policy.flatten() > 0  # so that a deterministic policy keeps one row in A
@@ -164,7 +164,7 @@ def _as_csr(transition: Tensor) -> Tensor:
 
 
 def _shape(transition: Tensor) -> torch.Size:
-    """[*, S, A] of transitions [*, S, A, S'] or [S A, S']."""
+    """`[*, S, A]` of transitions `[*, S, A, S']` or `[S A, S']`."""
     if transition.layout == torch.sparse_csr:
         rows, states = transition.shape
         fits = states > 0 and rows > 0 and rows % states == 0
