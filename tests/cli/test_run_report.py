@@ -113,6 +113,13 @@ def test_the_nearest_shipped_config_is_the_one_of_fewest_differences(tmp_path):
     its = settings(CONFIGS / "dqn/q_learning_cartpole.yaml")
     assert shipped_config(its) == ("configs/dqn/q_learning_cartpole.yaml", {})
     assert shipped_config(its | {"data.env_id": "Nowhere-v0"}) is None
+    rest = {"trainer.logger.class_path": "WandbRun", "trainer.max_epochs": -1, "trainer.callbacks": None}
+    assert shipped_config(its | rest | {"trainer.default_root_dir": "mine"}) == shipped_config(its)
+    other = {"trainer.gradient_clip_val": 0.5, "trainer.logger.class_path": "TensorBoardLogger"}
+    assert shipped_config(its | rest | other)[1] == {
+        "trainer.gradient_clip_val": (None, 0.5),
+        "trainer.logger.class_path": ("WandbRun", "TensorBoardLogger"),
+    }
 
 
 def test_what_is_no_run_or_has_no_rows_is_refused_in_one_line(run, tmp_path, monkeypatch):

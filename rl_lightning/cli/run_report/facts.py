@@ -1,15 +1,18 @@
 """What a run's folder says of the run, besides its rows: settings, versions, time, films."""
 
+import inspect
 import re
 import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from rl_lightning.cli.run_file import Start
 from rl_lightning.cli.runs import NAME, Run
 from rl_lightning.cli.shipped import CONFIGS
+from rl_lightning.cli.training.settings import DEFAULTS
 
 ABSENT = "<unset>"
 
@@ -47,18 +50,26 @@ def shipped_config(its: dict[str, Any], folder: Path = CONFIGS) -> tuple[str, di
         folder: of the shipped configs.
 
     Returns:
-        Its name, and the settings that it names and the run has otherwise: (shipped, the run's). None where there is
-        none.
+        Its name, and the settings that it names and the run has otherwise: (shipped, the run's). Those of the trainer
+        that it does not name are compared with their defaults. None where there is none.
     """
     same = ("model.class_path", "data.env_id")
+    defaults = {key: value for key, value in _of_trainer().items() if key in its}
     found = []
     for path in sorted(folder.glob("*/*.yaml")):
         shipped = settings(path)
         if all(key in shipped and shipped[key] == its.get(key) for key in same):
-            differ = {key: (value, its.get(key, ABSENT)) for key, value in shipped.items()}
+            differ = {key: (value, its.get(key, ABSENT)) for key, value in (defaults | shipped).items()}
             differ = {key: pair for key, pair in differ.items() if pair[0] != pair[1]}
             found.append((f"configs/{path.relative_to(folder)}", differ))
     return min(found, key=lambda each: len(each[1]), default=None)
+
+
+def _of_trainer() -> dict[str, Any]:
+    """What the trainer has where no config says otherwise; not where the run lies, which differs for every one."""
+    lightnings = {f"trainer.{name}": each.default for name, each in inspect.signature(Trainer).parameters.items()}
+    ours = flat(lightnings | DEFAULTS)
+    return {key: value for key, value in ours.items() if key != "trainer.default_root_dir"}
 
 
 def versions(start: Start) -> dict[str, str]:

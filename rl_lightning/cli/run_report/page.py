@@ -116,7 +116,10 @@ def _settings(its: Mapping[str, Any]) -> str:
     if nearest is None:
         return "<p>No config of rl_lightning is of this algorithm and environment. All settings: config.yaml.</p>"
     name, differ = nearest
-    note = "Settings that the shipped config does not name are not compared. All settings: config.yaml."
+    note = (
+        "Of settings that the shipped config does not name, the trainer's are compared with their defaults and others "
+        "are not compared. All settings: config.yaml."
+    )
     if not differ:
         return f"<p>Those of {escape(name)}.</p><p class='faint'>{note}</p>"
     lines = [
