@@ -477,6 +477,9 @@ def test_the_program_prints_the_line_and_nothing_else(tmp_path):
     assert run.stdout == ""
     assert run.stderr == "error: --model.gama is not a setting of SAC: did you mean --model.gamma?\n"
     assert not list(tmp_path.iterdir())
+    without_setting = [sys.executable, "-m", "rl_lightning", *FIT, "--qqqqqqqq"]
+    run = subprocess.run(without_setting, capture_output=True, text=True, cwd=tmp_path)
+    assert "`rl-lightning fit --help=all` lists them" in run.stderr, "not __main__.py"
 
 
 # The pure functions

@@ -27,6 +27,7 @@ WHOLE = (
     "each algorithm and datamodule; --model.help=SAC and --data.help=ReplayDataModule say what they mean."
 )
 OF_PARSER: dict[str, Any] = {
+    "prog": "rl-lightning",  # under python -m too
     "description": "Reinforcement learning under PyTorch Lightning.",
     "parser_mode": "omegaconf",
     "allow_abbrev": False,
