@@ -640,12 +640,13 @@ def shortened(config: Path) -> tuple[int, int, list[str]]:
     if "compile" in model:
         flags.append("--model.compile=false")
     if settings["data"]["class_path"] == "rl_lightning.ReplayDataModule":
-        pace = {"learning_starts": 200, "train_freq": 4, "env_steps_per_batch": 4, "env_steps_per_epoch": 8}
+        steps = 4 * data["num_envs"]  # of an iteration
+        pace = {"learning_starts": 200, "train_freq": 4, "env_steps_per_batch": steps, "env_steps_per_epoch": 2 * steps}
         pace["batch_size"] = min(8, data["buffer_size"])
         if data["env_id"].startswith("rl_lightning.atari:"):
             flags.append("--data.env_kwargs.max_episode_steps=30")
         again = 0 if data["save_buffer"] else 200  # random steps
-        return 220, 24 + again, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
+        return 200 + 5 * steps, 6 * steps + again, [*flags, *(f"--data.{key}={value}" for key, value in pace.items())]
     most = 64
     if data["env_id"].startswith("rl_lightning.atari:"):  # images take long
         most = 32
