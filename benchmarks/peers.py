@@ -44,6 +44,12 @@ class Peer(NamedTuple):
     gamma: float
 
 
+def _sac(env_id: str, total_env_steps: int, learning_starts: int) -> Peer:
+    """SAC as it comes, with one rate for all."""
+    learner = partial(SAC, learning_rate=3e-4, learning_starts=learning_starts)
+    return Peer(learner, env_id, num_envs=1, total_env_steps=total_env_steps, normalize=False, gamma=0.99)
+
+
 PEERS = {
     "dqn/cartpole": Peer(
         partial(
@@ -109,39 +115,10 @@ PEERS = {
         normalize=False,
         gamma=0.9,
     ),
-    "sac_v2/halfcheetah": Peer(
-        # one rate for all, as our config had it first; its defaults are the rest
-        partial(SAC, learning_rate=3e-4, learning_starts=5_000),
-        "HalfCheetah-v5",
-        num_envs=1,
-        total_env_steps=100_000,
-        normalize=False,
-        gamma=0.99,
-    ),
-    "sac_v2/ant": Peer(
-        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
-        "Ant-v5",
-        num_envs=1,
-        total_env_steps=100_000,
-        normalize=False,
-        gamma=0.99,
-    ),
-    "sac_v2/hopper": Peer(
-        partial(SAC, learning_rate=3e-4, learning_starts=5_000),  # its defaults are the rest
-        "Hopper-v5",
-        num_envs=1,
-        total_env_steps=100_000,
-        normalize=False,
-        gamma=0.99,
-    ),
-    "sac_v2/reacher": Peer(
-        partial(SAC, learning_rate=3e-4, learning_starts=1_000),  # its defaults are the rest
-        "Reacher-v5",
-        num_envs=1,
-        total_env_steps=20_000,
-        normalize=False,
-        gamma=0.99,
-    ),
+    "sac_v2/halfcheetah": _sac("HalfCheetah-v5", 100_000, 5_000),  # as our config had it first: one rate for all
+    "sac_v2/ant": _sac("Ant-v5", 100_000, 5_000),
+    "sac_v2/hopper": _sac("Hopper-v5", 100_000, 5_000),
+    "sac_v2/reacher": _sac("Reacher-v5", 20_000, 1_000),
     "td3/inverted_pendulum": Peer(
         partial(
             TD3,

@@ -68,7 +68,8 @@ class RunBuffer:
             UsageError: no memory for it, or a file that cannot be made.
         """
         self._most, self._device, self._file = most, device, file
-        self._held = transitions_in(saved) if saved is not None else 0 if self.made is None else len(self.made)
+        left = 0 if self.made is None else len(self.made)
+        self._held = left if saved is None else transitions_in(saved)
         made = self._with_room()
         if saved is not None:
             made.load_state_dict(saved)
