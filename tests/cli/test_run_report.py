@@ -115,6 +115,7 @@ def test_the_nearest_shipped_config_is_the_one_of_fewest_differences(tmp_path):
     assert shipped_config(its | {"data.env_id": "Nowhere-v0"}) is None
     rest = {"trainer.logger.class_path": "WandbRun", "trainer.max_epochs": -1, "trainer.callbacks": None}
     assert shipped_config(its | rest | {"trainer.default_root_dir": "mine"}) == shipped_config(its)
+    assert shipped_config(its | {"trainer.logger": False})[1] == {"trainer.logger.class_path": ("WandbRun", "<unset>")}
     other = {"trainer.gradient_clip_val": 0.5, "trainer.logger.class_path": "TensorBoardLogger"}
     assert shipped_config(its | rest | other)[1] == {
         "trainer.gradient_clip_val": (None, 0.5),

@@ -54,7 +54,8 @@ def shipped_config(its: dict[str, Any], folder: Path = CONFIGS) -> tuple[str, di
         that it does not name are compared with their defaults. None where there is none.
     """
     same = ("model.class_path", "data.env_id")
-    defaults = {key: value for key, value in _of_trainer().items() if key in its}
+    # a setting, or what stands in the place of the whole that it belongs to, like false for the logger
+    defaults = {key: value for key, value in _of_trainer().items() if {key, key.rpartition(".")[0]} & its.keys()}
     found = []
     for path in sorted(folder.glob("*/*.yaml")):
         shipped = settings(path)
