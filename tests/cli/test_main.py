@@ -582,8 +582,20 @@ def test_two_runs_with_one_seed_are_equal_to_the_bit(
     assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
 
 
+def parts_of(config: Path) -> tuple[str, ...]:
+    """The classes of learner, data, estimator, and the environment of images: what goes on in one way."""
+    settings = yaml.safe_load(config.read_text())
+    model, data = settings["model"], settings["data"]
+    estimator = model["init_args"].get("estimator") or {"class_path": ""}
+    images = data["init_args"]["env_id"] if "atari" in data["init_args"]["env_id"] else ""
+    return model["class_path"], data["class_path"], estimator["class_path"], images
+
+
+GO_ON = {parts_of(config): config for config in CONFIGS}.values()  # one of each
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
+def test_every_shipped_config_runs_and_one_of_each_learner_learns_on_when_it_goes_on(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -598,6 +610,8 @@ def test_every_shipped_config_runs_and_learns_on_when_it_goes_on(
     assert "test/return_mean" in last
     assert any("train/value_loss" in row or "train/q_loss" in row for row in rows(folder))
 
+    if config not in GO_ON:
+        return
     before = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
     main(["resume", str(folder), f"--data.total_env_steps={int(float(last['env_steps'])) + more}"])
     after = state_of(folder / "checkpoints/last.ckpt")["state_dict"]
