@@ -92,8 +92,9 @@ class ImageEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(flat, self.out_features), nn.ReLU())
 
     def forward(self, obs: Tensor) -> Tensor:  # noqa: D102
-        image = obs.float() * self.scale
-        features: Tensor = self.layers(image.permute(0, 3, 1, 2) if self.channels_last else image)
+        image = (obs if self.channels_last else obs.permute(0, 2, 3, 1)).contiguous()  # [B, H, W, C]
+        # [B, C, H, W] with an entry's channels side by side in memory: oneDNN differentiates those faster
+        features: Tensor = self.layers((image.float() * self.scale).permute(0, 3, 1, 2))
         return features.float()
 
 

@@ -69,6 +69,19 @@ def test_images_have_the_same_features_with_channels_last_and_channels_first():
         first(obs)
 
 
+@pytest.mark.parametrize("shape", [(4, 84, 84), (84, 84, 4), (3, 9, 9), (7, 7, 3)])
+def test_channels_lie_side_by_side_for_convolutions_and_features_depend_on_no_layout(shape):
+    encoder = make_encoder(Box(0, 255, shape, np.uint8))
+    seen = []
+    encoder.layers[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    features = encoder(torch.randint(256, (5, *shape), dtype=torch.uint8))
+    [images] = seen
+    channels = min(shape)
+    assert images.shape[1] == channels
+    assert images.stride() == (images[0].numel(), 1, channels * images.shape[3], channels)
+    torch.testing.assert_close(encoder.layers(images.contiguous()), features)
+
+
 def test_bytes_are_scaled_by_255_and_real_images_are_not():
     of_bytes = make_encoder(HWC)
     of_reals = make_encoder(Box(0, 1, (36, 40, 3), np.float32))
