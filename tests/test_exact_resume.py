@@ -232,7 +232,7 @@ LEARNERS: dict[str, tuple[Make, tuple[int, ...]]] = {
         (8, 25),
     ),
     "TD3, MuJoCo": (lambda: learner(TD3, replay("Hopper-v5")), (8, 133)),
-    "DQN, toy text": (lambda: learner(DQN, replay("Taxi-v4", env_kwargs={"is_rainy": True})), (8, 133)),
+    "DQN, toy text": (lambda: learner(DQN, replay("FrozenLake-v1", env_kwargs={"map_name": "8x8"})), (8, 133)),
     "REINFORCE": (
         lambda: learner(REINFORCE, rollout(num_envs=1, rollout_steps=None, env_steps_per_batch=40)),
         (1, 2, 3),

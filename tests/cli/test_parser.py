@@ -467,19 +467,13 @@ def test_what_an_object_refuses_is_raised_as_it_is_before_a_run_folder_exists(tm
 
 
 def test_the_program_prints_the_line_and_nothing_else(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "rl_lightning", *FIT, "--model.gama=1"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    command = [sys.executable, "-m", "rl_lightning", *FIT, "--qqqqqqqq"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == "error: --model.gama is not a setting of SAC: did you mean --model.gamma?\n"
+    [line] = run.stderr.splitlines()
+    assert line.startswith("error: --qqqqqqqq is not a known option: `rl-lightning fit --help=all` lists them")
     assert not list(tmp_path.iterdir())
-    without_setting = [sys.executable, "-m", "rl_lightning", *FIT, "--qqqqqqqq"]
-    run = subprocess.run(without_setting, capture_output=True, text=True, cwd=tmp_path)
-    assert "`rl-lightning fit --help=all` lists them" in run.stderr, "not __main__.py"
 
 
 # The pure functions
