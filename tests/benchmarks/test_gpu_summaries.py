@@ -27,5 +27,5 @@ def test_the_table_has_ratios_to_the_peer_shares_memory_and_errors():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpu"])
-    with pytest.raises(SystemExit, match=r"^benchmarks\.gpu: --device=cuda is not allowed: there is no CUDA device; .+$"):
+    with pytest.raises(SystemExit, match=r"^benchmarks\.gpu: --device=cuda is not allowed: there is no CUDA device; "):
         main()
