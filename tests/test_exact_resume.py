@@ -299,7 +299,6 @@ def test_two_processes_resume_exactly_each_with_its_own_environments_and_replay(
 
     two_processes()
     expected = torch.load(tmp_path / "final.pt", weights_only=True)[0]
-    two_processes("--until", "12")
     two_processes("--ckpt_path", str(tmp_path / "12.ckpt"))
     found = torch.load(tmp_path / "final.pt", weights_only=True)[0]
     own, others = found["ReplayDataModule"]["buffer"], found["ReplayDataModule"]["others"]

@@ -1,4 +1,4 @@
-"""A run in two processes, to be ended or resumed: `python two_processes.py FOLDER [--until BATCH] [--ckpt_path F]`."""
+"""A run in two processes, whole and then to batch 12, or resumed: `python two_processes.py FOLDER [--ckpt_path F]`."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,6 @@ from rl_lightning import DDPG, ActionNoise
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
-parser.add_argument("--until", type=int)
 parser.add_argument("--ckpt_path", type=Path)
 args = parser.parse_args()
 torch.set_num_threads(1)
@@ -27,6 +26,8 @@ def make():
     )
 
 
-final, rows = run(make, args.folder, args.until, args.ckpt_path, devices=2)
-if int(torch.distributed.get_rank()) == 0 and final:
+final, rows = run(make, args.folder, None, args.ckpt_path, devices=2)
+if int(torch.distributed.get_rank()) == 0:
     torch.save((comparable(final), rows), args.folder / "final.pt")
+if args.ckpt_path is None:
+    run(make, args.folder, 12, None, devices=2)

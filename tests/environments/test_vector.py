@@ -123,7 +123,8 @@ def test_a_process_that_was_killed_while_it_waited_is_found_at_the_next_reset():
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_an_environment_that_hangs_is_found_after_the_timeout_and_closed_with_its_process(at):
+def test_an_environment_that_hangs_is_found_after_the_timeout_and_closed_with_its_process(at, monkeypatch):
+    monkeypatch.setattr("rl_lightning.environments.workers.CLOSE_SECONDS", 0.5)  # for the other one, which hangs too
     envs = make("async", {"fault": "end:hang", "at": at}, timeout=3.0)
     own = pids(envs)
     with pytest.raises(
